@@ -1,0 +1,84 @@
+"""Files: JSON lines with exact places for errors, and writing that is never half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from steerkit.errors import ResourceError, SteerkitError
+
+
+def read_jsonl(
+    path: str | Path, error: type[SteerkitError]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for every non-empty line of a JSONL file.
+
+    Raises :class:`ResourceError` for a missing file and ``error``, naming file and
+    line, for text that is not UTF-8, not JSON, or not an object.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ResourceError(
+            "no such file" if not file.exists() else "not a file",
+            where=path,
+            fix="check the path; relative paths start at the current folder",
+        )
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as problem:
+                raise error(f"not UTF-8: {problem.reason}", where=where) from None
+            except json.JSONDecodeError as problem:
+                raise error(
+                    "not valid JSON",
+                    expected="one JSON object a line",
+                    found=f"{problem.msg} at column {problem.colno}",
+                    where=where,
+                ) from None
+            if not isinstance(record, dict):
+                raise error(
+                    "not a JSON object",
+                    expected="one JSON object a line",
+                    found=type(record).__name__,
+                    where=where,
+                )
+            yield number, record
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as problem:
+        raise ResourceError(
+            "cannot write here", found=problem.strerror, where=path, fix="choose another path"
+        ) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a written result follows the user's umask instead
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def write_text_atomic(path: str | Path, text: str) -> Path:
+    """:func:`write_bytes_atomic` for UTF-8 text."""
+    return write_bytes_atomic(path, text.encode("utf-8"))

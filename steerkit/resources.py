@@ -1,0 +1,30 @@
+"""The one place that knows where bundled data lives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steerkit.errors import ResourceError
+
+_HERE = Path(__file__).resolve().parent
+# An installed wheel carries the data inside the package; a checkout has it beside it.
+_ROOTS = (_HERE / "_data", _HERE.parent / "data")
+
+
+def data(name: str = "") -> Path:
+    """Path of a bundled file or folder, such as ``traces/countdown.jsonl``.
+
+    Raises :class:`ResourceError`, listing what there is, for a name that is not bundled.
+    """
+    root = next((root for root in _ROOTS if root.is_dir()), _ROOTS[-1])
+    path = root / name
+    inside = path.resolve().is_relative_to(root.resolve())
+    if inside and path.exists():
+        return path
+    present = sorted(str(p.relative_to(root)) for p in root.glob("*/*"))
+    raise ResourceError(f"no bundled data named {name!r}", expected="one of " + ", ".join(present))
+
+
+def bundled_models() -> dict[str, Path]:
+    """Bundled models by name."""
+    return {path.name: path for path in sorted(data("models").iterdir()) if path.is_dir()}
