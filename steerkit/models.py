@@ -1,0 +1,421 @@
+"""ThinkingModel: a language model, its tokenizer, and how it thinks; ``load`` gets one."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from steerkit.alignment import AlignedTrace, align
+from steerkit.errors import GenerationError, ModelError
+from steerkit.residual import ResidualStream
+from steerkit.resources import bundled_models
+from steerkit.traces import THINK, Trace, Traces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from steerkit.steering import Steering
+    from steerkit.tasks import Task
+    from steerkit.vectors import Direction, Term, Terms
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+class ThinkingModel:
+    """A causal language model that writes its chain of thought between two think strings.
+
+    Made by :func:`load`. The Hugging Face model in ``hf`` is left exactly as it is;
+    ``residual`` holds its hook points.
+
+    Attributes
+    ----------
+    hf, tokenizer:
+        The Hugging Face model and its tokenizer.
+    name, revision:
+        What the model is called and which state of it this is, for provenance.
+    think:
+        Opening and closing think string: special tokens, or plain text.
+    residual:
+        :class:`steerkit.residual.ResidualStream` on ``hf``.
+    n_layers, d_model, context:
+        Decoder layers, width of the residual stream, longest sequence (``None``: no limit).
+    """
+
+    def __init__(
+        self,
+        hf: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        revision: str | None = None,
+        think: tuple[str, str] | None = None,
+    ) -> None:
+        self.hf: Any = hf
+        self.tokenizer: Any = tokenizer
+        self.name = name
+        self.revision = revision
+        self.think = _think_strings(tokenizer, name) if think is None else _checked(think)
+        self.residual = ResidualStream(hf)
+        config = self.hf.config.get_text_config()
+        self.n_layers = self.residual.n_layers
+        self.d_model: int = config.hidden_size
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.steering: Steering | None = None
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.hf.parameters())
+        return (
+            f"ThinkingModel({self.name!r}, {size / 1e6:.1f} M parameters, {self.n_layers} layers "
+            f"of width {self.d_model}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the input embeddings, where token ids have to be."""
+        return self.hf.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return self.hf.dtype
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills masked positions."""
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return next((int(i) for i in (pad, eos) if i is not None), 0)
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Token ids that end a response."""
+        configured = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
+        several = configured if isinstance(configured, list | tuple) else [configured]
+        return frozenset(i for i in (*several, self.tokenizer.eos_token_id) if i is not None)
+
+    @cached_property
+    def closing_id(self) -> int | None:
+        """Token id of the closing think string; ``None`` where it is several tokens of text."""
+        ids = self.tokenizer(self.think[1], add_special_tokens=False)["input_ids"]
+        vocabulary = self.tokenizer.get_vocab()
+        return ids[0] if len(ids) == 1 and self.think[1] in vocabulary else None
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """First 16 digits of the SHA-256 of the tokenizer's full state."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        state = (
+            backend.to_str()
+            if backend is not None
+            else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        )
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
+
+    def render_text(self, prompt: str) -> str:
+        """The prompt through the chat template, ready for the model's turn."""
+        if not self.tokenizer.chat_template:
+            return prompt
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+
+    def render(self, prompt: str) -> list[int]:
+        """Token ids of :meth:`render_text`; without a template, of the prompt as it is."""
+        text = self.render_text(prompt)
+        special = not self.tokenizer.chat_template
+        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the chat template itself ends in the opening think string."""
+        return self.render_text("?").rstrip().endswith(self.think[0])
+
+    def align(self, trace: Trace) -> AlignedTrace:
+        """A trace as this model's tokens: see :func:`steerkit.alignment.align`."""
+        if "think" not in trace.metadata and self.think != THINK:
+            trace = _with_think(trace, self.think)
+        if trace.prompt is None:
+            bos = self.tokenizer.bos_token_id
+            return align(
+                trace, tokenizer=self.tokenizer, prompt_ids=[] if bos is None else [bos]
+            )
+        rendered = self.render(trace.prompt)
+        if not self.opens_thinking:
+            return align(trace, tokenizer=self.tokenizer, prompt_ids=rendered)
+        head = self.render_text(trace.prompt).rstrip().removesuffix(self.think[0])
+        bare = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
+        return align(trace, tokenizer=self.tokenizer, prompt_ids=bare, opened_ids=rendered)
+
+    def generate(
+        self,
+        prompts: str | Task | Sequence[str | Task],
+        *,
+        steer: Steering = None,
+        samples: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+        on_token: Callable[[int, int, str], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Traces:
+        """Chains for prompts, steered or not: see :func:`steerkit.generation.generate`."""
+        from steerkit.generation import generate
+
+        return generate(
+            self,
+            prompts,
+            steer=self.steering if steer is None else steer,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+            on_token=on_token,
+            progress=progress,
+        )
+
+    @contextmanager
+    def steer(self, *terms: Term | Terms | Direction) -> Iterator[ThinkingModel]:
+        """Within it, :meth:`generate` is steered by these terms unless told otherwise.
+
+        Contexts nest; the inner one takes the place of the outer. ``hf.generate`` is not
+        steered and refuses to run here, rather than ignore the terms.
+        """
+        from steerkit.steering import steer
+
+        with steer(self, *terms):
+            yield self
+
+    def bridge(self) -> Any:
+        """A TransformerLens ``TransformerBridge`` of a copy of the model, for heads and MLPs.
+
+        The copy doubles the memory; it is needed because a bridge swaps the modules of the
+        model that it wraps.
+        """
+        from transformer_lens.model_bridge import TransformerBridge
+
+        self.residual.detach()
+        try:
+            twin = copy.deepcopy(self.hf)
+        finally:
+            self.residual.attach()
+        return TransformerBridge.boot_transformers(
+            twin.config._name_or_path or self.name, hf_model=twin, tokenizer=self.tokenizer
+        )
+
+
+def load(
+    source: str | Path | nn.Module,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    think: tuple[str, str] | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    name: str | None = None,
+) -> ThinkingModel:
+    """Get a thinking model.
+
+    Parameters
+    ----------
+    source:
+        A bundled name (``"countdown-thinking"``), a folder, a Hub name
+        (``"deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"``), or a Hugging Face model in
+        memory, which needs its ``tokenizer``.
+    think:
+        Opening and closing think string, where the tokenizer does not tell: for a model
+        that writes them as plain text, ``("<think>", "</think>")``.
+    device:
+        ``"cuda"``, ``"cpu"``, ...; by default the GPU if there is one. Not with ``device_map``.
+    dtype:
+        ``"bfloat16"``, ``"float16"``, ``"float32"`` (or ``bf16``, ``fp16``, ``fp32``); by
+        default the checkpoint's own, but float32 for a float16 checkpoint on the CPU.
+    device_map:
+        Passed to Hugging Face, to spread a model with accelerate.
+    revision, name:
+        A commit or tag on the Hub; another name for provenance.
+
+    Raises :class:`ModelError` for a model that cannot be found, read or understood, and
+    for one without think strings. Code that comes with a model is never run.
+    """
+    if isinstance(source, nn.Module):
+        if tokenizer is None:
+            raise ModelError(
+                "a model in memory needs its tokenizer",
+                fix="pass tokenizer=AutoTokenizer.from_pretrained(...)",
+            )
+        hf = getattr(source, "original_model", source)
+        known = Path(str(getattr(hf.config, "_name_or_path", ""))).name
+        return ThinkingModel(
+            hf, tokenizer, name=name or known or type(hf).__name__, revision=revision, think=think
+        )
+    place, called, state = _resolve(source, revision)
+    if device is not None and device_map is not None:
+        raise ModelError("device and device_map exclude each other", fix="name one of them")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    hf = _read_model(place, dtype, device, device_map, revision)
+    if tokenizer is None:
+        tokenizer = _read_tokenizer(place, revision)
+    hf.eval()
+    hf.requires_grad_(False)
+    state = state or getattr(hf.config, "_commit_hash", None)
+    return ThinkingModel(hf, tokenizer, name=name or called, revision=state, think=think)
+
+
+def _resolve(source: str | Path, revision: str | None) -> tuple[str, str, str | None]:
+    """Where a model lies, what it is called, and its revision if that is known already."""
+    folder = Path(source)
+    bundled = bundled_models()
+    if str(source) in bundled and not folder.is_dir():
+        path = bundled[str(source)]
+        weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        return str(path), str(source), weights[:16]
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                "the folder holds no model",
+                expected="a Hugging Face folder with config.json",
+                where=source,
+            )
+        return str(folder), folder.resolve().name, revision
+    text = str(source)
+    if text.count("/") != 1 or text.startswith((".", "~", "/")):
+        raise ModelError(
+            f"no model {text!r}",
+            expected="a bundled name (" + ", ".join(bundled) + "), a folder, or a Hub name "
+            "such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        )
+    return text, text, revision
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def _read_model(
+    place: str,
+    dtype: str | torch.dtype | None,
+    device: str | torch.device,
+    device_map: str | Mapping[str, Any] | None,
+    revision: str | None,
+) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    wanted: Any = "auto" if dtype is None else dtype
+    if isinstance(wanted, str) and wanted != "auto":
+        if wanted not in DTYPES:
+            raise ModelError(
+                f"unknown dtype {wanted!r}", expected="one of " + ", ".join(DTYPES)
+            )
+        wanted = DTYPES[wanted]
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ModelError(
+            f"unknown device {device!r}", expected="cpu, cuda, cuda:0, mps ..."
+        ) from None
+    if target.type == "cuda" and not torch.cuda.is_available() and device_map is None:
+        raise ModelError("no CUDA device here", found=str(device), fix="use --device cpu")
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision)
+        if wanted == "auto" and target.type == "cpu" and config.dtype == torch.float16:
+            wanted = torch.float32  # float16 arithmetic is slow and coarse on a CPU
+        hf = AutoModelForCausalLM.from_pretrained(
+            place, revision=revision, dtype=wanted, device_map=device_map
+        )
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        raise ModelError(
+            f"cannot load the model {place!r}",
+            found=_first_line(problem),
+            fix="check the name, that it is on this machine or the Hub can be reached, and that "
+            "access was granted",
+        ) from problem
+    return hf if device_map is not None else hf.to(target)
+
+
+def _read_tokenizer(place: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        raise ModelError(
+            f"cannot load the tokenizer of {place!r}",
+            found=_first_line(problem),
+            fix="pass tokenizer=...",
+        ) from problem
+
+
+def _think_strings(tokenizer: Any, name: str) -> tuple[str, str]:
+    vocabulary = tokenizer.get_vocab()
+    template = tokenizer.chat_template or ""
+    if all(text in vocabulary for text in THINK) or THINK[1] in template:
+        return THINK
+    raise ModelError(
+        f"{name} has no think strings that its tokenizer or chat template tell of",
+        expected=f"{THINK[0]} and {THINK[1]}",
+        fix='name them: sk.load(..., think=("<think>", "</think>")), or '
+        "--think '<think>' '</think>' on the command line; plain text will do",
+    )
+
+
+def _checked(think: tuple[str, str]) -> tuple[str, str]:
+    if len(think) != 2 or not all(isinstance(text, str) and text.strip() for text in think):
+        raise ModelError(
+            "think strings are unusable", expected="(opening, closing)", found=repr(think)
+        )
+    return think[0], think[1]
+
+
+def _with_think(trace: Trace, think: tuple[str, str]) -> Trace:
+    from dataclasses import replace
+
+    return replace(trace, metadata={**trace.metadata, "think": list(think)})
+
+
+def unknown_words(model: ThinkingModel, prompt: str) -> list[str]:
+    """Words of a prompt that the model's vocabulary lacks; empty for most tokenizers."""
+    unknown = model.tokenizer.unk_token_id
+    if unknown is None:
+        return []
+    encoded = model.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        prompt[left:right]
+        for token, (left, right) in zip(
+            encoded["input_ids"], encoded["offset_mapping"], strict=True
+        )
+        if token == unknown
+    ]
+
+
+def check_length(model: ThinkingModel, prompt_tokens: int, new_tokens: int, where: str) -> None:
+    """Refuse a prompt that leaves no room for ``new_tokens`` in the model's context."""
+    if model.context is not None and prompt_tokens + new_tokens > model.context:
+        raise GenerationError(
+            "prompt and new tokens together are longer than the context",
+            expected=f"at most {model.context} tokens",
+            found=f"{prompt_tokens} of the prompt and {new_tokens} to be generated",
+            where=where,
+            fix="shorten the prompt or lower max_new_tokens",
+        )

@@ -1,0 +1,142 @@
+"""Positions: which tokens a span is read from, and which phase each position belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int8
+from torch import Tensor
+
+from steerkit.errors import SteerkitError, SteeringError
+
+PROMPT, THINK, ANSWER, PAD = 0, 1, 2, 3
+"""Phase of a position: that of the token it *predicts*; padding has none."""
+
+Where = Literal["all", "prompt", "generated", "think", "answer"]
+WHERES: tuple[Where, ...] = get_args(Where)
+
+
+class WindowError(SteerkitError, ValueError):
+    """A window that reads no token of any span."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which tokens a span is read from: ``before`` tokens ahead of it, ``length`` of its own.
+
+    The default is that of Venhoff et al. 2025 (arXiv 2506.18167): the token before the
+    span, then at most ten of its own, never its last.
+    """
+
+    before: int = 1
+    length: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.before, self.length) < 0 or self.before + self.length == 0:
+            raise WindowError(
+                "a window must read at least one token",
+                expected="before >= 0, length >= 0, not both 0",
+                found=f"before={self.before}, length={self.length}",
+            )
+
+    @staticmethod
+    def parse(text: str) -> Window:
+        """A window from ``"before,length"``, such as ``"1,10"``."""
+        parts = text.split(",")
+        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+            raise WindowError(
+                "not a window", expected="before,length as in 1,10", found=repr(text)
+            )
+        return Window(int(parts[0]), int(parts[1]))
+
+    def tokens(self, start: int, end: int) -> range:
+        """Tokens that are read of a span of tokens [start, end); may be empty.
+
+        Token i is read when max(start - before, 0) <= i < min(start + length, end - 1).
+        """
+        return range(max(start - self.before, 0), min(start + self.length, end - 1))
+
+
+def span_tokens(
+    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], text: str
+) -> list[tuple[int, int]]:
+    """Token ranges [s, e) of character spans; s == e where a span holds no token.
+
+    A token belongs to a span when their characters overlap; one that overlaps two spans
+    belongs to the one that holds its first non-space character.
+
+    Parameters
+    ----------
+    spans:
+        Disjoint, sorted character spans [start, end).
+    offsets:
+        Character range of every token in ``text``, in order.
+    """
+    ranges: list[tuple[int, int]] = []
+    # first span whose end lies beyond the token; both lists are sorted, so one sweep is enough
+    owner: dict[int, list[int]] = {}
+    current = 0
+    for token, (left, right) in enumerate(offsets):
+        if right <= left:
+            continue
+        while current < len(spans) and spans[current][1] <= left:
+            current += 1
+        touched = []
+        for number in range(current, len(spans)):
+            if spans[number][0] >= right:
+                break
+            touched.append(number)
+        if not touched:
+            continue
+        chosen = touched[0]
+        if len(touched) > 1:
+            piece = text[left:right]
+            first = left + len(piece) - len(piece.lstrip())
+            chosen = next((n for n in touched if spans[n][0] <= first < spans[n][1]), touched[0])
+        owner.setdefault(chosen, []).append(token)
+    for number in range(len(spans)):
+        tokens = owner.get(number)
+        ranges.append((tokens[0], tokens[-1] + 1) if tokens else (0, 0))
+    return ranges
+
+
+def phases(length: int, think_start: int, answer_start: int) -> Int8[Tensor, " position"]:
+    """Phase of each of ``length`` positions, by the token that it predicts.
+
+    Parameters
+    ----------
+    think_start:
+        Position that holds the (last token of the) opening think string: it predicts the
+        first thought.
+    answer_start:
+        Position that holds the (last token of the) closing think string, or ``length``
+        for a chain that never closed.
+    """
+    result = torch.full((length,), PROMPT, dtype=torch.int8)
+    result[think_start:] = THINK
+    result[answer_start:] = ANSWER
+    return result
+
+
+def where_mask(
+    where: Where, phase: Int8[Tensor, "*shape"], generated: Bool[Tensor, "*shape"]
+) -> Bool[Tensor, "*shape"]:
+    """Positions that ``where`` names; padding is in none.
+
+    ``generated`` marks positions that predict a generated token, the last prompt
+    position included. Raises :class:`SteeringError` for an unknown place.
+    """
+    if where == "all":
+        return phase != PAD
+    if where == "generated":
+        return generated & (phase != PAD)
+    if where == "prompt":
+        return phase == PROMPT
+    if where == "think":
+        return phase == THINK
+    if where == "answer":
+        return phase == ANSWER
+    raise SteeringError(f"unknown place {where!r}", expected="one of " + ", ".join(WHERES))

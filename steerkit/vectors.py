@@ -1,0 +1,533 @@
+"""Direction, Term, SteeringVectors: what is extracted, what is applied, and the file between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerkit.behaviors import Behavior, behaviors, declare
+from steerkit.errors import BehaviorError, ResourceError, SteeringError, VectorsError
+from steerkit.files import write_bytes_atomic
+from steerkit.positions import WHERES, Where
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steerkit.models import ThinkingModel
+
+Unit = Literal["norm", "paper", "raw", "one"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+Operator = Literal["add"]
+FORMAT = 1
+_CURVES = ("split_half", "split_half_shuffled", "auroc", "cone")
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One behaviour's direction at every layer that was read.
+
+    Attributes
+    ----------
+    behavior:
+        Its name.
+    tensor:
+        Raw difference, float32; row i belongs to model layer ``layers[i]``.
+    mean_norm, norm_of_mean:
+        E||h|| and ||E h|| of each layer over thinking positions.
+    layer:
+        The suggested layer, or ``None``.
+    spans, tasks:
+        What the direction was extracted from.
+    split_half, split_half_shuffled:
+        Mean cosine between directions of two halves of the tasks, and the same for labels
+        shuffled within chains.
+    auroc:
+        Area under the ROC curve of the projection at the token before a span.
+    cone:
+        Angle in degrees that holds 95 % of bootstrap replicates.
+    n_layers:
+        Decoder layers of the model.
+    """
+
+    behavior: str
+    tensor: Float[Tensor, "layer d_model"]
+    layers: tuple[int, ...]
+    mean_norm: Float[Tensor, " layer"]
+    norm_of_mean: Float[Tensor, " layer"]
+    layer: int | None
+    spans: int
+    tasks: int
+    n_layers: int
+    split_half: Float[Tensor, " layer"] | None = None
+    split_half_shuffled: Float[Tensor, " layer"] | None = None
+    auroc: Float[Tensor, " layer"] | None = None
+    cone: Float[Tensor, " layer"] | None = None
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.tensor.shape[1]
+
+    def row(self, layer: int) -> int:
+        """Row of a model layer; :class:`SteeringError` names those there are."""
+        if layer not in self.layers:
+            raise SteeringError(
+                f"no direction of {self.behavior!r} at layer {layer}",
+                expected="one of layers " + _ranges(self.layers),
+            )
+        return self.layers.index(layer)
+
+    def vector(self, layer: int, unit: Unit = "norm") -> Float[Tensor, " d_model"]:
+        """What a coefficient of 1 adds at ``layer``.
+
+        With u the unit vector of the raw difference d: ``norm`` is E||h|| u, ``paper`` is
+        ||E h|| u (Venhoff et al. 2025, arXiv 2506.18167), ``raw`` is d, ``one`` is u.
+        Raises :class:`SteeringError` for a direction of length zero.
+        """
+        i = self.row(layer)
+        raw = self.tensor[i]
+        if unit == "raw":
+            return raw
+        length = raw.norm()
+        if not float(length) > 0.0:
+            raise SteeringError(f"the direction of {self.behavior!r} is zero at layer {layer}")
+        scales = {"norm": self.mean_norm[i], "paper": self.norm_of_mean[i], "one": 1.0}
+        if unit not in scales:
+            raise SteeringError(f"unknown unit {unit!r}", expected="one of " + ", ".join(UNITS))
+        return raw / length * scales[unit]
+
+    def random(self, seed: int) -> Direction:
+        """A control: a random direction of the same raw norm at every layer.
+
+        Independent Gaussian vectors (one a layer) scaled to this direction's norms, so that
+        the same coefficient pushes as far in every unit. The same seed gives the same one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.tensor.shape, generator=generator)
+        scaled = noise / noise.norm(dim=1, keepdim=True) * self.tensor.norm(dim=1, keepdim=True)
+        return replace(
+            self,
+            behavior=f"random-{seed}",
+            tensor=scaled,
+            spans=0,
+            tasks=0,
+            split_half=None,
+            split_half_shuffled=None,
+            auroc=None,
+            cone=None,
+        )
+
+    def at(
+        self,
+        layer: int | Iterable[int] | None = None,
+        where: Where | None = None,
+        unit: Unit | None = None,
+    ) -> Term:
+        """A term of coefficient 1 at these layers, places and unit."""
+        return (1.0 * self).at(layer=layer, where=where, unit=unit)
+
+    def __mul__(self, coefficient: float) -> Term:
+        return Term(_number(coefficient), self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Term:
+        return Term(1.0 / _number(divisor), self)
+
+    def __neg__(self) -> Term:
+        return Term(-1.0, self)
+
+    def __add__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) + other
+
+    def __sub__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) - other
+
+    def __repr__(self) -> str:
+        layer = "no layer suggested" if self.layer is None else f"layer {self.layer} suggested"
+        return (
+            f"Direction({self.behavior!r}, {len(self.layers)} layers of width {self.d_model}, "
+            f"{self.spans} spans of {self.tasks} tasks, {layer})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A number times a Direction, at its own layers and places.
+
+    Attributes
+    ----------
+    coefficient:
+        In units of each layer; 0 does nothing at all.
+    layers:
+        Model layers whose output is edited; ``None`` is the direction's suggested layer.
+    operator:
+        ``add``: h + coefficient * unit * u.
+    where:
+        ``all``, ``prompt``, ``generated``, ``think`` or ``answer``.
+    unit:
+        ``norm``, ``paper``, ``raw`` or ``one`` (:meth:`Direction.vector`).
+    """
+
+    coefficient: float
+    direction: Direction
+    layers: tuple[int, ...] | None = None
+    operator: Operator = "add"
+    where: Where = "all"
+    unit: Unit = "norm"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.coefficient):
+            raise SteeringError(
+                f"the coefficient of {self.direction.behavior!r} is not finite",
+                found=self.coefficient,
+            )
+        for what, value, known in (
+            ("place", self.where, WHERES),
+            ("unit", self.unit, UNITS),
+            ("operator", self.operator, get_args(Operator)),
+        ):
+            if value not in known:
+                raise SteeringError(
+                    f"unknown {what} {value!r}", expected="one of " + ", ".join(known)
+                )
+        for layer in self.layers or ():
+            self.direction.row(layer)
+
+    def resolved_layers(self) -> tuple[int, ...]:
+        """The layers that are edited; :class:`SteeringError` when none was chosen."""
+        if self.layers is not None:
+            return self.layers
+        if self.direction.layer is None:
+            raise SteeringError(
+                f"no layer was chosen for {self.direction.behavior!r}",
+                expected="one of layers " + _ranges(self.direction.layers),
+                fix="name one: direction.at(layer=...), or name=coefficient@layer",
+            )
+        return (self.direction.layer,)
+
+    def at(
+        self,
+        layer: int | Iterable[int] | None = None,
+        where: Where | None = None,
+        unit: Unit | None = None,
+    ) -> Term:
+        """The same term at other layers, places or unit; what is ``None`` stays."""
+        layers = self.layers
+        if layer is not None:
+            layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        return replace(self, layers=layers, where=where or self.where, unit=unit or self.unit)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded with a steered chain."""
+        return {
+            "behavior": self.direction.behavior,
+            "coefficient": self.coefficient,
+            "layers": list(self.resolved_layers()),
+            "operator": self.operator,
+            "where": self.where,
+            "unit": self.unit,
+        }
+
+    def __mul__(self, factor: float) -> Term:
+        return replace(self, coefficient=self.coefficient * _number(factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Term:
+        return replace(self, coefficient=self.coefficient / _number(divisor))
+
+    def __neg__(self) -> Term:
+        return replace(self, coefficient=-self.coefficient)
+
+    def __add__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) + other
+
+    def __sub__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) - other
+
+    def __repr__(self) -> str:
+        layers = "" if self.layers is None else "@" + _ranges(self.layers)
+        return f"{self.coefficient:g} * {self.direction.behavior}{layers}"
+
+
+class Terms(tuple[Term, ...]):
+    """A sum of terms. Every term keeps its own scale; sums are never renormalised."""
+
+    __slots__ = ()
+
+    def __add__(self, other: object) -> Terms:  # type: ignore[override]
+        return Terms((*self, *as_terms(other)))
+
+    def __sub__(self, other: object) -> Terms:
+        return self + -as_terms(other)
+
+    def __mul__(self, factor: float) -> Terms:  # type: ignore[override]
+        return Terms(term * factor for term in self)
+
+    __rmul__ = __mul__  # type: ignore[assignment]
+
+    def __truediv__(self, divisor: float) -> Terms:
+        return Terms(term / divisor for term in self)
+
+    def __neg__(self) -> Terms:
+        return Terms(-term for term in self)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self)) or "no terms"
+
+
+def as_terms(steering: object) -> Terms:
+    """Terms from a Direction, a Term, several, or nothing (``None`` or 0)."""
+    if isinstance(steering, Terms):
+        return steering
+    if isinstance(steering, Term):
+        return Terms((steering,))
+    if isinstance(steering, Direction):
+        return Terms((1.0 * steering,))
+    if steering is None or (isinstance(steering, int | float) and steering == 0):
+        return Terms()
+    raise SteeringError(
+        "this cannot steer",
+        expected='a term such as 0.3 * vectors["backtracking"], a sum of them, or None',
+        found=type(steering).__name__,
+    )
+
+
+class SteeringVectors(Mapping[str, Direction]):
+    """Directions by behaviour, with where they come from.
+
+    ``vectors["backtracking"]`` is a :class:`Direction`; short names work. In a notebook it
+    shows as a table. Made by :func:`steerkit.extract` or :func:`read_vectors`.
+
+    Attributes
+    ----------
+    provenance:
+        Model, tokenizer hash, hashes of chains and tasks, window, contrast, counts of what
+        was left out, versions. Holds no paths and no times, so that the same run writes
+        the same bytes.
+    """
+
+    def __init__(self, directions: Mapping[str, Direction], provenance: Mapping[str, Any]) -> None:
+        self._directions = dict(directions)
+        self.provenance = dict(provenance)
+
+    def __getitem__(self, name: str) -> Direction:
+        for known in behaviors():
+            if name == known.short:
+                name = known.name
+        if name not in self._directions:
+            raise BehaviorError(
+                f"no direction of {name!r} here",
+                expected="one of " + ", ".join(self._directions),
+                fix="extract it first, or choose one of these",
+            )
+        return self._directions[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._directions or any(
+            name == known.short and known.name in self._directions for known in behaviors()
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._directions)
+
+    def __len__(self) -> int:
+        return len(self._directions)
+
+    def __repr__(self) -> str:
+        return f"SteeringVectors({', '.join(self)}; model {self.provenance.get('model')})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + (self.table().style.format(precision=3).to_html() or "")
+
+    def table(self) -> pd.DataFrame:
+        """One row a behaviour, its numbers at the suggested layer.
+
+        ``norm`` is the raw difference's length as a share of the layer's mean norm;
+        ``split_half`` stands beside the same figure for shuffled labels. Without a
+        suggested layer the numbers are missing.
+        """
+        import pandas as pd
+
+        rows = []
+        for name, direction in self.items():
+            curves = dict.fromkeys(("norm", *_CURVES[:3]), float("nan"))
+            if direction.layer is not None:
+                i = direction.row(direction.layer)
+                curves["norm"] = float(direction.tensor[i].norm() / direction.mean_norm[i])
+                for curve in _CURVES[:3]:
+                    values = getattr(direction, curve)
+                    curves[curve] = float("nan") if values is None else float(values[i])
+            rows.append(
+                {
+                    "behavior": name,
+                    "spans": direction.spans,
+                    "tasks": direction.tasks,
+                    **curves,
+                    "layer": direction.layer,
+                }
+            )
+        return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+    def layers_table(self) -> pd.DataFrame:
+        """One row a behaviour and layer: norms and reliability, tidy."""
+        import pandas as pd
+
+        rows = []
+        for name, direction in self.items():
+            for i, layer in enumerate(direction.layers):
+                curves = {}
+                for curve in _CURVES:
+                    values = getattr(direction, curve)
+                    curves[curve] = float("nan") if values is None else float(values[i])
+                rows.append(
+                    {
+                        "behavior": name,
+                        "layer": layer,
+                        "norm": float(direction.tensor[i].norm()),
+                        "mean_norm": float(direction.mean_norm[i]),
+                        "norm_of_mean": float(direction.norm_of_mean[i]),
+                        **curves,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def check(self, model: ThinkingModel) -> None:
+        """Refuse a model that these vectors do not fit; warn about one they were not made from.
+
+        Raises :class:`VectorsError` for another width or number of layers.
+        """
+        for direction in self.values():
+            found = (direction.d_model, direction.n_layers)
+            if found != (model.d_model, model.n_layers):
+                raise VectorsError(
+                    f"these vectors do not fit the model {model.name}",
+                    expected=f"width {model.d_model} and {model.n_layers} layers",
+                    found=f"width {found[0]} and {found[1]} layers, "
+                    f"of {self.provenance.get('model')}",
+                    fix="extract vectors from this model, or load the one they were made from",
+                )
+        made_from = self.provenance.get("model")
+        if made_from not in (None, model.name):
+            _logger.warning("vectors of %s are used on %s", made_from, model.name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, atomically; the same vectors give the same bytes."""
+        from safetensors.torch import save
+
+        tensors: dict[str, Tensor] = {}
+        described = []
+        for name, direction in self.items():
+            tensors[f"{name}.direction"] = direction.tensor
+            for part in ("mean_norm", "norm_of_mean", *_CURVES):
+                values = getattr(direction, part)
+                if values is not None:
+                    tensors[f"{name}.{part}"] = values
+            known = next((b for b in behaviors() if b.name == name), Behavior(name, ""))
+            described.append(
+                {
+                    "behavior": name,
+                    "definition": known.definition,
+                    "color": known.color,
+                    "layers": list(direction.layers),
+                    "layer": direction.layer,
+                    "spans": direction.spans,
+                    "tasks": direction.tasks,
+                    "n_layers": direction.n_layers,
+                }
+            )
+        header = {"format": FORMAT, "directions": described, "provenance": self.provenance}
+        metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
+        whole = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        return write_bytes_atomic(path, save(whole, metadata=metadata))
+
+
+def read_vectors(path: str | Path) -> SteeringVectors:
+    """Read a vectors file.
+
+    Behaviours that it brings and that are not known yet are declared. Raises
+    :class:`ResourceError` for a missing file, :class:`VectorsError` for one that is
+    damaged, no vectors file, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ResourceError(
+            "no such vectors file", where=path, fix="make it with: steerkit extract"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise VectorsError(
+            "not a readable safetensors file", found=str(problem), where=path
+        ) from None
+    try:
+        header = json.loads(metadata["steerkit"])
+        if header["format"] > FORMAT:
+            raise VectorsError(
+                "written by a newer steerkit",
+                expected=f"format {FORMAT} or older",
+                found=header["format"],
+                where=path,
+                fix="update steerkit",
+            )
+        directions = {}
+        for entry in header["directions"]:
+            name = entry["behavior"]
+            if all(name != known.name for known in behaviors()):
+                declare(Behavior(name, entry["definition"], entry["color"]))
+            parts = {p: tensors.get(f"{name}.{p}") for p in _CURVES}
+            directions[name] = Direction(
+                behavior=name,
+                tensor=tensors[f"{name}.direction"],
+                layers=tuple(entry["layers"]),
+                mean_norm=tensors[f"{name}.mean_norm"],
+                norm_of_mean=tensors[f"{name}.norm_of_mean"],
+                layer=entry["layer"],
+                spans=entry["spans"],
+                tasks=entry["tasks"],
+                n_layers=entry["n_layers"],
+                **parts,
+            )
+    except (KeyError, TypeError, json.JSONDecodeError) as problem:
+        raise VectorsError(
+            "a safetensors file, but not one of steering vectors",
+            expected="metadata under the key 'steerkit' as steerkit extract writes it",
+            found=f"{type(problem).__name__}: {problem}",
+            where=path,
+        ) from None
+    for direction in directions.values():
+        if direction.tensor.shape[0] != len(direction.layers):
+            raise VectorsError(
+                f"the direction of {direction.behavior!r} has the wrong number of layers",
+                expected=len(direction.layers),
+                found=direction.tensor.shape[0],
+                where=path,
+            )
+    return SteeringVectors(directions, header["provenance"])
+
+
+def _number(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SteeringError("a coefficient is a number", found=type(value).__name__)
+    return float(value)
+
+
+def _ranges(layers: Iterable[int]) -> str:
+    ordered = sorted(layers)
+    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
