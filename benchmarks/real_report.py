@@ -130,7 +130,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         "## Steering",
         "",
-        f"{results['conditions'][0]['prompts']} prompts, greedy, at most {results['max_new_tokens']} new tokens, one "
+        f"{results['conditions'][0]['prompts']} prompts, greedy, at most "
+        f"{results['max_new_tokens']} new tokens, one "
         f"direction at layer {figures['layer']} on every position; coefficients in mean norms of "
         f"the residual stream ({figures['mean_norm']:.1f} there). Markers per 100 words, with "
         "95 % bootstrap intervals over prompts; zlib: compressed over plain bytes, mean over "

@@ -10,7 +10,7 @@ from steerkit.alignment import AlignedTrace
 from steerkit.models import ThinkingModel
 from torch import Tensor
 
-from steerkit.behaviors import behavior
+from steerkit.behaviors import behavior, behaviors
 from steerkit.errors import ExtractionError
 from steerkit.moments import Moments
 from steerkit.positions import Window

@@ -184,8 +184,10 @@ def split_half_shuffled(
 ) -> dict[str, Float64[Tensor, " layer"]]:
     """:func:`split_half` of the same chains with labels shuffled within each chain.
 
-    Every split draws its own shuffle. Near zero for ``rest``, ``balanced``, ``within`` and
-    ``A:B``; under ``overall`` the component of all starts of spans survives the shuffle.
+    Every split draws its own shuffle. What survives it is not due to single spans: under
+    ``overall`` the component of all starts of spans; under ``rest``, ``balanced`` and
+    ``A:B`` how chains that are richer in the label differ from others; under ``within``
+    nothing but chance.
     """
     rows, used = [], torch.zeros(0)
     for i in range(len(moments.layers)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from steerkit.alignment import AlignedTrace
@@ -26,6 +26,7 @@ _SHARD = 128  # chains aligned at a time: memory does not grow with their number
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What takes one batch's hidden states, layer by layer, and keeps a summary of them."""
 
@@ -78,7 +79,7 @@ def stream(
     counters = Counter() if counters is None else counters
     running: list[Reader] = []
     done = 0
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad(), _without_dropout(model):
         for layer in layers:
             # the default argument binds this layer; the hook only reads
             def read(hidden: Tensor, hook: object, layer: int = layer) -> None:
@@ -99,6 +100,17 @@ def stream(
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(traces))
+
+
+@contextmanager
+def _without_dropout(model: ThinkingModel) -> Iterator[None]:
+    training = [module for module in model.hf.modules() if module.training]
+    model.hf.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def pack(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:

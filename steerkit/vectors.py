@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -521,7 +522,7 @@ def read_vectors(path: str | Path) -> SteeringVectors:
 
 
 def _number(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise SteeringError("a coefficient is a number", found=type(value).__name__)
     return float(value)
 

@@ -33,7 +33,8 @@ NAMES = (*CONTRASTS, "backtracking:deduction")
 def planted(n: int = 80, *, strength: float = 1.0, width: int = 256, seed: int = 0):
     """Chains whose label spans, and nothing else, carry a direction of their own.
 
-    Every span also carries a component common to all starts of spans.
+    Every span also carries a component common to all starts of spans. All labels are
+    equally frequent in every chain, so that a shuffle within chains leaves nothing of them.
     """
     rng = np.random.default_rng(seed)
     truth = {label: rng.normal(size=width) for label in LABELS}
@@ -41,10 +42,9 @@ def planted(n: int = 80, *, strength: float = 1.0, width: int = 256, seed: int =
     common = rng.normal(size=width)
     chains = []
     for i in range(n):
-        hidden = rng.normal(size=(1, 101, width)) * 0.6 + rng.normal(size=width) * 0.3
+        hidden = rng.normal(size=(1, 101, width)) * 0.6 + rng.normal(size=width) * 0.1
         windows = []
-        for s in range(1, 101, 10):
-            label = LABELS[rng.integers(3)]
+        for s, label in zip(range(1, 91, 10), rng.permutation(LABELS * 3).tolist(), strict=True):
             windows.append((s, s + 5, label))
             hidden[0, s : s + 5] += 3 * strength * truth[label] + common
         chains.append(Synthetic(Chain(f"c{i}", f"t{i}", (1, 101), tuple(windows)), hidden))

@@ -1,0 +1,32 @@
+"""The exact annotator of the bundled puzzles' chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from steerkit.puzzles.grammar import parse_chain
+from steerkit.traces import Span, Trace, Traces
+
+ANNOTATOR = "grammar"
+
+
+def grammar_spans(trace: Trace) -> list[Span]:
+    """A span for every sentence of the thinking section, ``unparsed`` ones included.
+
+    Offsets are characters of ``trace.response``. Answer and prompt are not read.
+    """
+    offset = trace.thinking_bounds[0]
+    return [
+        Span(offset + sentence.start, offset + sentence.end, sentence.label)
+        for sentence in parse_chain(trace.thinking)
+    ]
+
+
+def annotate_grammar(traces: Iterable[Trace]) -> Traces:
+    """Label every sentence by the grammar that the bundled models' chains are written in.
+
+    It knows every sentence of that grammar and nothing else: a sentence of any other kind
+    is ``unparsed``, never guessed, so on natural language it labels next to nothing. Spans
+    that were there before are replaced.
+    """
+    return Traces(trace.with_spans(grammar_spans(trace), ANNOTATOR) for trace in traces)
