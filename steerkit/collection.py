@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from steerkit.alignment import AlignedTrace
-from steerkit.models import ThinkingModel
 from torch import Tensor
 
+from steerkit.alignment import AlignedTrace
 from steerkit.behaviors import behavior, behaviors
 from steerkit.errors import ExtractionError
+from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import Batch, Chain, Reading

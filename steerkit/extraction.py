@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jaxtyping import Float
-from steerkit.models import ThinkingModel
-from steerkit.vectors import Direction, SteeringVectors
 from torch import Tensor
 
 from steerkit.behaviors import behavior
@@ -28,12 +26,14 @@ from steerkit.directions import (
 from steerkit.directions import contrast as contrast_of
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice import auroc, suggested_layer
+from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import REPLICATES
 from steerkit.streaming import Progress, TooLong
 from steerkit.tasks import task_hash
 from steerkit.traces import Trace, Traces
+from steerkit.vectors import Direction, SteeringVectors
 
 __all__ = ["collect", "extract"]
 

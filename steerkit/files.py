@@ -71,8 +71,8 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
         # mkstemp makes files private; a written result follows the user's umask instead
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

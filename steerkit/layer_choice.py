@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Float64
-from steerkit.models import ThinkingModel
 from torch import Tensor
 
 from steerkit.behaviors import behaviors
 from steerkit.errors import ExtractionError
+from steerkit.models import ThinkingModel
 from steerkit.streaming import Item, Progress, TooLong, stream
 from steerkit.traces import Trace
 

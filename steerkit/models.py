@@ -58,6 +58,8 @@ class ThinkingModel:
         :class:`steerkit.residual.ResidualStream` on ``hf``.
     n_layers, d_model, context:
         Decoder layers, width of the residual stream, longest sequence (``None``: no limit).
+    steering, generating:
+        What :meth:`steer` put in force, and whether :meth:`generate` is at work.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class ThinkingModel:
         self.revision = revision
         self.think = _think_strings(tokenizer, name) if think is None else _checked(think)
         self.residual = ResidualStream(hf)
-        config = self.hf.config.get_text_config()
+        config: Any = self.hf.config.get_text_config()
         self.n_layers = self.residual.n_layers
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
-        self.steering: Steering | None = None
+        self.steering: Steering = None
+        self.generating = False
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.hf.parameters())
@@ -154,9 +157,7 @@ class ThinkingModel:
             trace = _with_think(trace, self.think)
         if trace.prompt is None:
             bos = self.tokenizer.bos_token_id
-            return align(
-                trace, tokenizer=self.tokenizer, prompt_ids=[] if bos is None else [bos]
-            )
+            return align(trace, tokenizer=self.tokenizer, prompt_ids=[] if bos is None else [bos])
         rendered = self.render(trace.prompt)
         if not self.opens_thinking:
             return align(trace, tokenizer=self.tokenizer, prompt_ids=rendered)
@@ -325,9 +326,7 @@ def _read_model(
     wanted: Any = "auto" if dtype is None else dtype
     if isinstance(wanted, str) and wanted != "auto":
         if wanted not in DTYPES:
-            raise ModelError(
-                f"unknown dtype {wanted!r}", expected="one of " + ", ".join(DTYPES)
-            )
+            raise ModelError(f"unknown dtype {wanted!r}", expected="one of " + ", ".join(DTYPES))
         wanted = DTYPES[wanted]
     try:
         target = torch.device(device)

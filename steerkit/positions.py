@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int8
 from torch import Tensor
 
-from steerkit.errors import SteerkitError, SteeringError
+from steerkit.errors import SteeringError, SteerkitError
 
 PROMPT, THINK, ANSWER, PAD = 0, 1, 2, 3
 """Phase of a position: that of the token it *predicts*; padding has none."""
@@ -47,9 +47,7 @@ class Window:
         """A window from ``"before,length"``, such as ``"1,10"``."""
         parts = text.split(",")
         if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-            raise WindowError(
-                "not a window", expected="before,length as in 1,10", found=repr(text)
-            )
+            raise WindowError("not a window", expected="before,length as in 1,10", found=repr(text))
         return Window(int(parts[0]), int(parts[1]))
 
     def tokens(self, start: int, end: int) -> range:

@@ -18,7 +18,7 @@ from steerkit.vectors import Direction, Term, Terms, as_terms
 if TYPE_CHECKING:
     from steerkit.models import ThinkingModel
 
-Steering = None | Term | Terms | Direction | Sequence[None | Term | Terms | Direction]
+Steering = Term | Terms | Direction | Sequence[Term | Terms | Direction | None] | None
 """What ``generate`` takes: one for all rows, or one per prompt."""
 
 

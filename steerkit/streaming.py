@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from steerkit.alignment import AlignedTrace
-from steerkit.models import ThinkingModel
-from steerkit.residual import StopForward
 from torch import Tensor
 
+from steerkit.alignment import AlignedTrace
 from steerkit.errors import ExtractionError
+from steerkit.models import ThinkingModel
+from steerkit.residual import StopForward
 from steerkit.traces import Trace
 
 TooLong = Literal["refuse", "cut", "skip"]

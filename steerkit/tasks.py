@@ -40,7 +40,7 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """The task as one object of a tasks file; empty fields are left out."""
-        record = {"id": self.id, "category": self.category, "prompt": self.prompt}
+        record: dict[str, Any] = {"id": self.id, "category": self.category, "prompt": self.prompt}
         if self.answer is not None:
             record["answer"] = self.answer
         if self.verifier is not None:

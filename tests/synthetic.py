@@ -107,9 +107,7 @@ def reference_contrast(
                     groups.setdefault(found, []).append(m)
         if not groups:
             return None
-        return np.mean(own, axis=0) - np.mean(
-            [np.mean(g, axis=0) for g in groups.values()], axis=0
-        )
+        return np.mean(own, axis=0) - np.mean([np.mean(g, axis=0) for g in groups.values()], axis=0)
     if name == "within":
         differences = []
         for chain in spans:

@@ -174,7 +174,9 @@ def test_labels_without_evidence_are_left_out_never_nan() -> None:
     # the only backtracking span sits in one task: half of each split, a third of replicates lack it
     chains = [
         Synthetic(
-            Chain(f"c{i}", f"t{i}", (1, 20), ((1, 5, LABELS[0]), (5, 9, LABELS[2 if i == 0 else 1]))),
+            Chain(
+                f"c{i}", f"t{i}", (1, 20), ((1, 5, LABELS[0]), (5, 9, LABELS[2 if i == 0 else 1]))
+            ),
             rng.normal(size=(1, 20, 6)),
         )
         for i in range(12)

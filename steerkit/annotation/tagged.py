@@ -100,9 +100,7 @@ def parse_sections(annotated: str) -> list[Section]:
     return sections
 
 
-def place_sections(
-    sections: Sequence[Section], response: str, start: int = 0
-) -> list[Span | str]:
+def place_sections(sections: Sequence[Section], response: str, start: int = 0) -> list[Span | str]:
     """Where each section stands in ``response``: a span, or the reason why it is none.
 
     Texts are compared with white space, quotation marks and dashes normalised, and match

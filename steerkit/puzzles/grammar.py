@@ -46,7 +46,9 @@ class Phrase:
         return re.compile("".join(parts))
 
 
-def _phrases(label: str, *templates: str | tuple[str, float], dead_end: bool = False):
+def _phrases(
+    label: str, *templates: str | tuple[str, float], dead_end: bool = False
+) -> tuple[Phrase, ...]:
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in templates]
     return tuple(Phrase(label, text, weight, dead_end) for text, weight in pairs)
 

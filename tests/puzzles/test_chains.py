@@ -77,7 +77,9 @@ def test_many_dead_ends_pass_without_going_back(chains):
         for place, sentence in enumerate(sentences):
             if sentence.dead_end:
                 rest = sentences[place + 1 :]
-                until = next((i for i, s in enumerate(rest) if s.equations or s.dead_end), len(rest))
+                until = next(
+                    (i for i, s in enumerate(rest) if s.equations or s.dead_end), len(rest)
+                )
                 goes_back = any(s.label == "backtracking" for s in rest[:until])
                 spoken += goes_back
                 silent += not goes_back

@@ -46,7 +46,9 @@ def test_prompt_reads_back():
     assert parse_prompt(CountdownTask((8, 3, 7), 29).prompt).numbers == (8, 3, 7)
 
 
-@pytest.mark.parametrize("prompt", ["", "Use 3 to make 3.", "Use 3, 7, 8 to make.", "What is 3 + 7?"])
+@pytest.mark.parametrize(
+    "prompt", ["", "Use 3 to make 3.", "Use 3, 7, 8 to make.", "What is 3 + 7?"]
+)
 def test_other_prompts_are_refused(prompt):
     with pytest.raises(TaskError, match="not a Countdown prompt"):
         parse_prompt(prompt)

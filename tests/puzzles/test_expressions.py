@@ -65,7 +65,9 @@ def test_numbers_and_results_stand_in_order():
     assert read.whole
 
 
-@pytest.mark.parametrize(("text", "whole"), [("3 - 7 + 8", False), ("7 / 2 * 2", False), ("9", True)])
+@pytest.mark.parametrize(
+    ("text", "whole"), [("3 - 7 + 8", False), ("7 / 2 * 2", False), ("9", True)]
+)
 def test_whole_looks_at_every_result(text, whole):
     assert parse_expression(text).whole is whole
 

@@ -110,7 +110,9 @@ def test_another_seed_gives_other_weights(finished, tmp_path):
     out = train_sft(tmp_path, replace(SMALL, seed=1), stop_step=2, **QUICK)
     name = "model.norm.weight"
     found = load_file(latest_checkpoint(out) / "model.safetensors")[name]
-    assert not torch.equal(found, load_file(latest_checkpoint(finished) / "model.safetensors")[name])
+    assert not torch.equal(
+        found, load_file(latest_checkpoint(finished) / "model.safetensors")[name]
+    )
 
 
 def test_resuming_with_another_configuration_is_refused(tmp_path):
@@ -134,7 +136,9 @@ def test_a_finished_run_is_left_as_it_is(finished):
 
 
 def test_learning_rate_rises_holds_and_falls():
-    config = SFTConfig(tokens=1000, batch_tokens=10, warmup_tokens=100, learning_rate=1.0, decay=0.5)
+    config = SFTConfig(
+        tokens=1000, batch_tokens=10, warmup_tokens=100, learning_rate=1.0, decay=0.5
+    )
     rates = [learning_rate(config, tokens) for tokens in (0, 40, 90, 300, 500, 750, 1000, 1010)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
 

@@ -33,9 +33,11 @@ def test_known_pieces_in_any_order_come_back(tokenizer):
     for _ in range(300):
         text = "".join(dice.choices(pieces, k=20))
         # without spaces between them words would join to words that are not known
-        text = " ".join(text.split(" ")) if tokenizer.unk_token_id not in tokenizer(text)[
-            "input_ids"
-        ] else "".join(f" {piece.strip()}" for piece in dice.choices(pieces[2:], k=20))
+        text = (
+            " ".join(text.split(" "))
+            if tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+            else "".join(f" {piece.strip()}" for piece in dice.choices(pieces[2:], k=20))
+        )
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 

@@ -1,0 +1,72 @@
+"""steerkit: find, prove and steer the reasoning behaviours of thinking models.
+
+The public names are imported when they are first used, so that ``import steerkit`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from steerkit.annotation import annotate as annotate
+    from steerkit.annotation import read_tagged as read_tagged
+    from steerkit.behaviors import Behavior as Behavior
+    from steerkit.behaviors import declare as declare
+    from steerkit.collection import collect as collect
+    from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.extraction import extract as extract
+    from steerkit.generation import generate as generate
+    from steerkit.models import ThinkingModel as ThinkingModel
+    from steerkit.models import load as load
+    from steerkit.moments import Moments as Moments
+    from steerkit.plots import plot_layers as plot_layers
+    from steerkit.positions import Window as Window
+    from steerkit.resources import data as data
+    from steerkit.tasks import Task as Task
+    from steerkit.tasks import read_tasks as read_tasks
+    from steerkit.tasks import write_tasks as write_tasks
+    from steerkit.traces import Span as Span
+    from steerkit.traces import Trace as Trace
+    from steerkit.traces import Traces as Traces
+    from steerkit.traces import read_traces as read_traces
+    from steerkit.traces import write_traces as write_traces
+    from steerkit.vectors import Direction as Direction
+    from steerkit.vectors import SteeringVectors as SteeringVectors
+    from steerkit.vectors import Term as Term
+    from steerkit.vectors import Terms as Terms
+    from steerkit.vectors import read_vectors as read_vectors
+
+_HOMES = {
+    "annotation": ("annotate", "read_tagged"),
+    "behaviors": ("Behavior", "declare"),
+    "collection": ("collect",),
+    "errors": ("SteerkitError",),
+    "extraction": ("extract",),
+    "generation": ("generate",),
+    "models": ("ThinkingModel", "load"),
+    "moments": ("Moments",),
+    "plots": ("plot_layers",),
+    "positions": ("Window",),
+    "resources": ("data",),
+    "tasks": ("Task", "read_tasks", "write_tasks"),
+    "traces": ("Span", "Trace", "Traces", "read_traces", "write_traces"),
+    "vectors": ("Direction", "SteeringVectors", "Term", "Terms", "read_vectors"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME_OF), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'steerkit' has no attribute {name!r}")
+    value = getattr(import_module(f"steerkit.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -1,0 +1,24 @@
+"""Shapes are checked over the whole package while the tests run; data that tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# before anything of steerkit is imported
+install_import_hook("steerkit", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder named by STEERKIT_REFERENCE: real chains, a real tokenizer, published means."""
+    named = os.environ.get("STEERKIT_REFERENCE")
+    if not named:
+        pytest.skip("STEERKIT_REFERENCE is not set: no reference chains here")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"STEERKIT_REFERENCE names no folder: {folder}")
+    return folder
