@@ -198,7 +198,7 @@ def split_half_shuffled(
             part._replace(features=torch.cat([shuffled[:, side], part.features[:, -1:]], dim=1))
             for side, part in enumerate((half, other))
         ]
-        row, used = _mean_cosine(*halves, name, moments.labels)
+        row, used = _mean_cosine(halves[0], halves[1], name, moments.labels)
         rows.append(row)
     return _by_label(moments, rows, used)
 

@@ -64,20 +64,20 @@ class ThinkingModel:
 
     def __init__(
         self,
-        hf: nn.Module,
+        hf: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str,
         revision: str | None = None,
         think: tuple[str, str] | None = None,
     ) -> None:
-        self.hf: Any = hf
+        self.hf = hf
         self.tokenizer: Any = tokenizer
         self.name = name
         self.revision = revision
         self.think = _think_strings(tokenizer, name) if think is None else _checked(think)
         self.residual = ResidualStream(hf)
-        config: Any = self.hf.config.get_text_config()
+        config = self.hf.config.get_text_config()
         self.n_layers = self.residual.n_layers
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
@@ -94,7 +94,10 @@ class ThinkingModel:
     @property
     def device(self) -> torch.device:
         """Device of the input embeddings, where token ids have to be."""
-        return self.hf.get_input_embeddings().weight.device
+        embeddings = self.hf.get_input_embeddings()
+        if embeddings.weight.device.type == "meta":  # offloaded by accelerate
+            return torch.device(embeddings._hf_hook.execution_device)
+        return embeddings.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -195,6 +198,18 @@ class ThinkingModel:
         )
 
     @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Within it no gradient is kept and dropout is off; afterwards modes are as before."""
+        training = [module for module in self.hf.modules() if module.training]
+        self.hf.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    @contextmanager
     def steer(self, *terms: Term | Terms | Direction) -> Iterator[ThinkingModel]:
         """Within it, :meth:`generate` is steered by these terms unless told otherwise.
 
@@ -214,13 +229,16 @@ class ThinkingModel:
         """
         from transformer_lens.model_bridge import TransformerBridge
 
+        tokenizer = copy.deepcopy(self.tokenizer)
+        # else the bridge loads a tokenizer of that name again, wherever this one comes from
+        tokenizer.init_kwargs = {**tokenizer.init_kwargs, "name_or_path": "", "add_bos_token": True}
         self.residual.detach()
         try:
             twin = copy.deepcopy(self.hf)
         finally:
             self.residual.attach()
         return TransformerBridge.boot_transformers(
-            twin.config._name_or_path or self.name, hf_model=twin, tokenizer=self.tokenizer
+            twin.config._name_or_path or self.name, hf_model=twin, tokenizer=tokenizer
         )
 
 
@@ -264,6 +282,12 @@ def load(
             raise ModelError(
                 "a model in memory needs its tokenizer",
                 fix="pass tokenizer=AutoTokenizer.from_pretrained(...)",
+            )
+        if device is not None or device_map is not None or dtype is not None:
+            raise ModelError(
+                "a model in memory stays where and as it is",
+                expected="no device, device_map or dtype",
+                fix="move or cast it before: hf.to(...)",
             )
         hf = getattr(source, "original_model", source)
         known = Path(str(getattr(hf.config, "_name_or_path", ""))).name
@@ -321,6 +345,7 @@ def _read_model(
     device_map: str | Mapping[str, Any] | None,
     revision: str | None,
 ) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     wanted: Any = "auto" if dtype is None else dtype
@@ -349,6 +374,12 @@ def _read_model(
             found=_first_line(problem),
             fix="check the name, that it is on this machine or the Hub can be reached, and that "
             "access was granted",
+        ) from problem
+    except (SafetensorError, RuntimeError) as problem:
+        raise ModelError(
+            f"cannot read the weights of {place!r}",
+            found=_first_line(problem),
+            fix="they are damaged or of another shape than config.json says: get them again",
         ) from problem
     return hf if device_map is not None else hf.to(target)
 

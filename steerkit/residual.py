@@ -29,7 +29,8 @@ def decoder_layers(hf: nn.Module) -> nn.ModuleList:
     """
     candidates: list[Any] = [getattr(hf, "original_model", None), hf]
     for candidate in [c for c in candidates if isinstance(c, nn.Module)]:
-        decoder = candidate.get_decoder() if hasattr(candidate, "get_decoder") else candidate
+        own: Any = getattr(candidate, "get_decoder", None)
+        decoder = candidate if own is None else own()
         for root in (decoder, candidate):
             for path in ("layers", "model.layers", "language_model.layers", "h", "transformer.h"):
                 found: Any = root

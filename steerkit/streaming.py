@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -79,7 +79,7 @@ def stream(
     counters = Counter() if counters is None else counters
     running: list[Reader] = []
     done = 0
-    with ExitStack() as hooks, torch.no_grad(), _without_dropout(model):
+    with ExitStack() as hooks, model.inference():
         for layer in layers:
             # the default argument binds this layer; the hook only reads
             def read(hidden: Tensor, hook: object, layer: int = layer) -> None:
@@ -100,17 +100,6 @@ def stream(
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(traces))
-
-
-@contextmanager
-def _without_dropout(model: ThinkingModel) -> Iterator[None]:
-    training = [module for module in model.hf.modules() if module.training]
-    model.hf.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def pack(items: Sequence[Item], batch_tokens: int) -> list[list[Item]]:
@@ -182,7 +171,7 @@ def _forward(
         with suppress(StopForward):
             model.residual(input_ids=ids.to(model.device), use_cache=False)
     except (torch.OutOfMemoryError, RuntimeError) as problem:
-        if not _out_of_memory(problem):
+        if not out_of_memory(problem):
             raise
         if len(batch) == 1:
             raise ExtractionError(
@@ -198,7 +187,8 @@ def _forward(
     return True
 
 
-def _out_of_memory(problem: RuntimeError) -> bool:
+def out_of_memory(problem: RuntimeError) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
     return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
 
 

@@ -116,8 +116,8 @@ class Trace:
         return split_of(self.task_id if self.prompt is None else self.prompt)
 
     def with_spans(self, spans: Iterable[Span], annotator: str | None) -> Trace:
-        """A copy with these spans, checked and sorted."""
-        ordered = tuple(sorted(spans))
+        """A copy with these spans, checked and sorted; short names of labels spelled out."""
+        ordered = tuple(sorted(replace(span, label=_full_name(span.label)) for span in spans))
         check_spans(ordered, self.response, f"trace {self.id!r}")
         return replace(self, spans=ordered, annotator=annotator)
 
@@ -234,7 +234,15 @@ class Traces(Sequence[Trace]):
         return f"Traces({len(self)} chains of {tasks} tasks, {spans} spans)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + (self.to_frame().head(20)._repr_html_() or "")
+        return f"<p>{self!r}</p>" + (self.to_frame().head(20).to_html() or "")
+
+
+def _full_name(label: str) -> str:
+    """The name of a behaviour given by name or short name; any other label as it is."""
+    try:
+        return behavior(label).name
+    except BehaviorError:
+        return label
 
 
 def check_spans(spans: Sequence[Span], response: str, where: str) -> None:
@@ -285,11 +293,12 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 
 def trace_from_json(record: Mapping[str, Any], where: str) -> Trace:
     """One object of a traces file as a :class:`Trace`; errors name ``where``."""
-    for key in ("id", "response"):
-        if not isinstance(record.get(key), str) or not record[key]:
+    # a response may be empty: a steered model may end at once
+    for key, required in (("id", "a non-empty string"), ("response", "a string")):
+        if not isinstance(record.get(key), str) or (key == "id" and not record[key]):
             raise TraceError(
                 f"a trace has no {key}",
-                expected=f'"{key}": a non-empty string',
+                expected=f'"{key}": {required}',
                 found=json.dumps(record.get(key)),
                 where=where,
             )
@@ -304,6 +313,18 @@ def trace_from_json(record: Mapping[str, Any], where: str) -> Trace:
     token_ids = record.get("token_ids")
     if token_ids is not None and not all(type(i) is int and i >= 0 for i in token_ids):
         raise TraceError("token_ids must be non-negative integers", where=where)
+    think = (record.get("metadata") or {}).get("think", THINK)
+    if (
+        not isinstance(think, list | tuple)
+        or len(think) != 2
+        or not all(isinstance(text, str) and text.strip() for text in think)
+    ):
+        raise TraceError(
+            "the think strings in metadata are unusable",
+            expected='"think": [opening, closing]',
+            found=json.dumps(think),
+            where=where,
+        )
     spans = []
     for span in record.get("spans") or ():
         if (
@@ -318,10 +339,7 @@ def trace_from_json(record: Mapping[str, Any], where: str) -> Trace:
                 found=json.dumps(span),
                 where=where,
             )
-        label = span["label"]
-        if label == "uncertainty":
-            label = behavior(label).name
-        spans.append(Span(span["start"], span["end"], label))
+        spans.append(Span(span["start"], span["end"], _full_name(span["label"])))
     spans.sort()
     check_spans(spans, record["response"], where)
     return Trace(

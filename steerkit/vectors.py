@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,7 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.behaviors import Behavior, behaviors, declare
-from steerkit.errors import BehaviorError, ResourceError, SteeringError, VectorsError
+from steerkit.errors import (
+    BehaviorError,
+    ResourceError,
+    SteeringError,
+    SteerkitError,
+    VectorsError,
+)
 from steerkit.files import write_bytes_atomic
 from steerkit.positions import WHERES, Where
 
@@ -29,6 +37,7 @@ Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 Operator = Literal["add"]
 FORMAT = 1
+_NORMS = ("mean_norm", "norm_of_mean")
 _CURVES = ("split_half", "split_half_shuffled", "auroc", "cone")
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +87,12 @@ class Direction:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.tensor.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """First 12 digits of the SHA-256 of layers and tensor: which direction this is."""
+        content = self.tensor.contiguous().cpu().float().numpy().tobytes()
+        return hashlib.sha256(repr(self.layers).encode() + content).hexdigest()[:12]
 
     def row(self, layer: int) -> int:
         """Row of a model layer; :class:`SteeringError` names those there are."""
@@ -150,6 +165,9 @@ class Direction:
 
     def __add__(self, other: Direction | Term | Terms) -> Terms:
         return as_terms(self) + other
+
+    def __radd__(self, other: object) -> Terms:  # sum() begins with 0
+        return as_terms(other) + as_terms(self)
 
     def __sub__(self, other: Direction | Term | Terms) -> Terms:
         return as_terms(self) - other
@@ -233,6 +251,7 @@ class Term:
         """What is recorded with a steered chain."""
         return {
             "behavior": self.direction.behavior,
+            "direction": self.direction.digest,
             "coefficient": self.coefficient,
             "layers": list(self.resolved_layers()),
             "operator": self.operator,
@@ -254,6 +273,9 @@ class Term:
     def __add__(self, other: Direction | Term | Terms) -> Terms:
         return as_terms(self) + other
 
+    def __radd__(self, other: object) -> Terms:  # sum() begins with 0
+        return as_terms(other) + as_terms(self)
+
     def __sub__(self, other: Direction | Term | Terms) -> Terms:
         return as_terms(self) - other
 
@@ -266,9 +288,13 @@ class Terms(tuple[Term, ...]):
     """A sum of terms. Every term keeps its own scale; sums are never renormalised."""
 
     __slots__ = ()
+    __array_ufunc__ = None  # numpy.float64(0.3) * terms is ours to answer, not an array
 
     def __add__(self, other: object) -> Terms:  # type: ignore[override]
         return Terms((*self, *as_terms(other)))
+
+    def __radd__(self, other: object) -> Terms:
+        return as_terms(other) + self
 
     def __sub__(self, other: object) -> Terms:
         return self + -as_terms(other)
@@ -431,7 +457,7 @@ class SteeringVectors(Mapping[str, Direction]):
         described = []
         for name, direction in self.items():
             tensors[f"{name}.direction"] = direction.tensor
-            for part in ("mean_norm", "norm_of_mean", *_CURVES):
+            for part in (*_NORMS, *_CURVES):
                 values = getattr(direction, part)
                 if values is not None:
                     tensors[f"{name}.{part}"] = values
@@ -450,7 +476,8 @@ class SteeringVectors(Mapping[str, Direction]):
             )
         header = {"format": FORMAT, "directions": described, "provenance": self.provenance}
         metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
-        whole = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        # copies: directions may share norms, which safetensors refuses
+        whole = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
         return write_bytes_atomic(path, save(whole, metadata=metadata))
 
 
@@ -485,9 +512,11 @@ def read_vectors(path: str | Path) -> SteeringVectors:
                 where=path,
                 fix="update steerkit",
             )
+        provenance = dict(header["provenance"])
         directions = {}
         for entry in header["directions"]:
             name = entry["behavior"]
+            _check_shapes(name, len(entry["layers"]), tensors, path)
             if all(name != known.name for known in behaviors()):
                 declare(Behavior(name, entry["definition"], entry["color"]))
             parts = {p: tensors.get(f"{name}.{p}") for p in _CURVES}
@@ -503,22 +532,28 @@ def read_vectors(path: str | Path) -> SteeringVectors:
                 n_layers=entry["n_layers"],
                 **parts,
             )
-    except (KeyError, TypeError, json.JSONDecodeError) as problem:
+    except (KeyError, TypeError, ValueError) as problem:
+        if isinstance(problem, SteerkitError):
+            raise
         raise VectorsError(
             "a safetensors file, but not one of steering vectors",
             expected="metadata under the key 'steerkit' as steerkit extract writes it",
             found=f"{type(problem).__name__}: {problem}",
             where=path,
         ) from None
-    for direction in directions.values():
-        if direction.tensor.shape[0] != len(direction.layers):
+    return SteeringVectors(directions, provenance)
+
+
+def _check_shapes(name: str, layers: int, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    for part, dimensions in (("direction", 2), *((curve, 1) for curve in (*_NORMS, *_CURVES))):
+        found = tensors.get(f"{name}.{part}")
+        if found is not None and (found.ndim != dimensions or found.shape[0] != layers):
             raise VectorsError(
-                f"the direction of {direction.behavior!r} has the wrong number of layers",
-                expected=len(direction.layers),
-                found=direction.tensor.shape[0],
+                f"{part} of {name!r} has the wrong shape",
+                expected=f"{layers} layers" + (" by width" if dimensions == 2 else ""),
+                found=tuple(found.shape),
                 where=path,
             )
-    return SteeringVectors(directions, header["provenance"])
 
 
 def _number(value: float) -> float:

@@ -1,0 +1,339 @@
+"""Chains are those of a plain loop without cache, whatever the batch, and only where steered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steerkit.errors import GenerationError, VectorsError
+from steerkit.generation import generate
+from steerkit.models import ThinkingModel
+from steerkit.positions import WHERES, where_mask
+from steerkit.sampling import Noise, choose, row_key
+from steerkit.tasks import Task
+from steerkit.traces import Traces, read_traces, write_traces
+from steerkit.vectors import Terms
+from tests.test_steering import direction
+from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model
+
+PROMPTS = ["Use 3, 7, 8 to make 29.", "Use 5, 6, 20 to make 14.", "Use 2, 9 to make 18."]
+LONGER = "Use 3, 7, 8 to make 29. Use 3, 7, 8 to make 29."
+
+
+@pytest.fixture(scope="module")
+def model() -> ThinkingModel:
+    return tiny_model("qwen2")
+
+
+def plain_chain(model, prompt, term=None, *, sample=0, seed=0, temperature=1.0, n=12) -> list[int]:
+    """A slow oracle: no cache, no batch, no padding; the edit by a torch hook on layer 1."""
+    ids, start = model.render(prompt), len(model.render(prompt))
+    noise = Noise(seed, len(model.tokenizer), torch.device("cpu"))
+    import numpy as np
+
+    key = np.array([row_key(prompt, sample)], dtype=np.uint64)
+    while len(ids) < start + n:
+        handle = None
+        if term is not None:
+            closing = [i for i in range(start, len(ids)) if ids[i] == model.closing_id]
+            phase = torch.zeros(len(ids), dtype=torch.int8)
+            phase[start - 1 :] = 1
+            if closing:
+                phase[closing[0] :] = 2
+            generated = torch.arange(len(ids)) >= start - 1
+            mask = where_mask(term.where, phase, generated)
+            push = term.coefficient * term.direction.vector(1, term.unit) * mask[:, None]
+
+            def edit(module, args, output, push=push):
+                first = output if isinstance(output, torch.Tensor) else output[0]
+                changed = first + push
+                return changed if first is output else (changed, *output[1:])
+
+            handle = model.hf.model.layers[1].register_forward_hook(edit)
+        with torch.no_grad():
+            logits = model.hf(input_ids=torch.tensor([ids])).logits[:, -1, : len(model.tokenizer)]
+        if handle is not None:
+            handle.remove()
+        gumbel = noise.gumbel(key, len(ids) - start) if temperature else None
+        token = int(choose(logits, temperature, gumbel)[0])
+        if token in model.eos_ids:
+            break
+        ids.append(token)
+    return ids[start:]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_equals_hugging_face_generate(architecture) -> None:
+    model = tiny_model(architecture)
+    traces = model.generate(PROMPTS, temperature=0.0, max_new_tokens=24)
+    for prompt, trace in zip(PROMPTS, traces, strict=True):
+        ids = torch.tensor([model.render(prompt)])
+        found = model.hf.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=24,
+            do_sample=False,
+            temperature=None,
+            pad_token_id=model.pad_id,
+        )[0, ids.shape[1] :].tolist()
+        ends = [i for i, token in enumerate(found) if token in model.eos_ids]
+        assert list(trace.token_ids) == found[: ends[0] if ends else None]
+
+
+@pytest.mark.parametrize("where", WHERES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_steered_chains_equal_a_loop_without_cache(model, where, temperature) -> None:
+    term = 0.8 * direction().at(where=where)
+    traces = model.generate(PROMPTS, steer=term, temperature=temperature, max_new_tokens=12)
+    changed = 0
+    for prompt, trace in zip(PROMPTS, traces, strict=True):
+        expected = plain_chain(model, prompt, term, temperature=temperature)
+        assert list(trace.token_ids) == expected
+        changed += expected != plain_chain(model, prompt, None, temperature=temperature)
+    # positive control: the oracle itself moves (answers are hardly reached by random weights)
+    assert changed or where == "answer"
+
+
+def test_answer_and_think_are_told_apart_by_the_closing_token(model) -> None:
+    """A model pushed to close at once is steered in its answer from there on."""
+    closing = model.hf.get_input_embeddings().weight[model.closing_id].clone()
+    d = direction()
+    d.tensor[1] = closing
+    close, plain = 40.0 * d.at(where="think"), 0.0 * d
+    push = 1.5 * direction(3, name="deduction").at(where="answer", layer=1)
+    for steer in (close, close + push):
+        trace = model.generate(PROMPTS[0], steer=steer, temperature=0.0, max_new_tokens=16)[0]
+        assert trace.token_ids[0] == model.closing_id and trace.closed and not trace.thinking
+    steered = model.generate(PROMPTS[0], steer=close + push, temperature=0.0, max_new_tokens=16)
+    alone = model.generate(PROMPTS[0], steer=close + plain, temperature=0.0, max_new_tokens=16)
+    # the first answer token is chosen at the position that holds the closing token
+    assert steered[0].token_ids[:1] == alone[0].token_ids[:1]
+    assert steered[0].token_ids != alone[0].token_ids
+
+
+def test_the_first_generated_token_is_steered(model) -> None:
+    wanted = model.tokenizer.convert_tokens_to_ids("Wait")
+    d = direction(layer=2)
+    d.tensor[2] = model.hf.get_input_embeddings().weight[wanted]
+    first = model.generate(PROMPTS[0], temperature=0.0, max_new_tokens=1)[0].token_ids[0]
+    assert first != wanted
+    for where in ("generated", "think", "all"):
+        steer = 50.0 * d.at(where=where)
+        trace = model.generate(PROMPTS[0], steer=steer, temperature=0.0, max_new_tokens=1)[0]
+        assert trace.token_ids == (wanted,)
+    before = 50.0 * d.at(where="prompt")
+    assert model.generate(PROMPTS[0], steer=before, temperature=0.0, max_new_tokens=1)[
+        0
+    ].token_ids == (first,)
+
+
+def test_strength_zero_is_no_steering_alone_and_beside_steered_rows(model) -> None:
+    d = direction()
+    plain = model.generate([PROMPTS[0]] * 3, max_new_tokens=40)
+    zero = model.generate([PROMPTS[0]] * 3, steer=0.0 * d, max_new_tokens=40)
+    beside = model.generate([PROMPTS[0]] * 3, steer=[0.9 * d, 0.0 * d, -0.9 * d], max_new_tokens=40)
+    assert [t.token_ids for t in plain] == [t.token_ids for t in zero]
+    assert beside[1].token_ids == plain[1].token_ids
+    assert beside[0].token_ids != plain[0].token_ids != beside[2].token_ids
+    again = model.generate([PROMPTS[0]] * 3, max_new_tokens=40)
+    assert again == plain
+
+
+def test_batch_order_padding_and_neighbours_do_not_change_a_chain() -> None:
+    model = tiny_model("qwen2")
+    # many ways to end, so that rows leave the batch at different steps
+    model.hf.generation_config.eos_token_id = list(range(40, 80))
+    prompts = [*PROMPTS, LONGER]
+    d = direction()
+    steer = [0.5 * d, None, -0.5 * d, 0.2 * d]
+    options = {"samples": 2, "max_new_tokens": 40, "seed": 3}
+    whole = model.generate(prompts, steer=steer, **options)
+    for size in (1, 3):
+        other = model.generate(prompts, steer=steer, batch_size=size, **options)
+        assert [t.token_ids for t in other] == [t.token_ids for t in whole]
+    turned = model.generate(prompts[::-1], steer=steer[::-1], **options)
+    pairs = [turned[i : i + 2] for i in range(0, 8, 2)][::-1]
+    assert [t.token_ids for pair in pairs for t in pair] == [t.token_ids for t in whole]
+    solo = model.generate(prompts[1], **options)
+    assert [t.token_ids for t in solo] == [t.token_ids for t in whole[2:4]]
+    assert whole[2].token_ids != whole[3].token_ids
+    assert len({len(t.token_ids) for t in whole}) > 3
+
+
+def test_seeds_samples_and_tasks_differ(model) -> None:
+    def chains(**options):
+        traces = model.generate(PROMPTS[:1], max_new_tokens=20, **options)
+        return [trace.token_ids for trace in traces]
+
+    assert chains() == chains() != chains(seed=1)
+    assert len(set(chains(samples=4))) == 4
+    assert chains(samples=4)[:2] == chains(samples=2)
+
+
+def test_phases_are_those_of_the_aligned_trace(model, monkeypatch) -> None:
+    import steerkit.generation as generation
+
+    seen: list[list[int]] = [[] for _ in range(8)]
+    place = generation.RowSteering.place
+
+    def spy(self, phase, generated):
+        for row in range(phase.shape[0]):
+            seen[row] += phase[row].tolist()
+        place(self, phase, generated)
+
+    monkeypatch.setattr(generation.RowSteering, "place", spy)
+    closing = direction()
+    closing.tensor[1] = model.hf.get_input_embeddings().weight[model.closing_id]
+    traces = generate(
+        model, [PROMPTS[0]] * 2, steer=[None, 40.0 * closing], max_new_tokens=12, temperature=0.0
+    )
+    for row, trace in enumerate(traces):
+        aligned = model.align(trace)
+        # what the last token would predict was never asked for
+        assert seen[row][: len(aligned.ids) - 1] == aligned.phases[:-1].tolist()
+    assert traces[1].closed and 2 in seen[1]
+
+
+@pytest.mark.parametrize("style", ["old", "plain"])
+def test_phases_without_a_template_that_opens(style) -> None:
+    """Older R1 templates leave the opening to the model; other models know it as text only."""
+    from steerkit.generation import _phase_after, _Row, _waits_for_opening
+    from steerkit.training.tokenizer import THINK_OPEN, build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(THINK_OPEN + "\\n", "")
+    think = ("<think>", "</think>") if style == "old" else ("( 1", "1 )")
+    model = ThinkingModel(tiny_hf(), tokenizer, name="tiny", think=think)
+    assert not model.opens_thinking and _waits_for_opening(model) == (style == "old")
+    text = f"{think[0]} 3 + 8 {think[1]} 7"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    row = _Row(0, Task("a", "b"), 0, Terms(), [1], 99, 0 if style == "old" else 1)
+    found = []
+    for token in ids:
+        row.ids.append(token)
+        row.phase = _phase_after(model, row)
+        found.append(row.phase)
+    pieces = [tokenizer.decode([token]) for token in ids]
+    closed_at = max(i for i in range(len(pieces)) if pieces[i].strip() in ("</think>", ")"))
+    assert found == [1] * closed_at + [2] * (len(ids) - closed_at)
+
+
+def test_traces_say_how_they_were_made_and_can_be_kept(model, tmp_path) -> None:
+    d = direction()
+    task = Task(id="sum", prompt=PROMPTS[0], category="countdown")
+    traces = model.generate(
+        [task, PROMPTS[1], task],
+        steer=[0.5 * d.at(where="think"), None, None],
+        samples=2,
+        seed=9,
+        temperature=0.7,
+        max_new_tokens=9,
+    )
+    assert isinstance(traces, Traces) and len(traces) == 6
+    first = traces[0]
+    assert (first.task_id, first.category, first.prompt) == ("sum", "countdown", PROMPTS[0])
+    assert first.metadata["steering"] == [
+        {
+            "behavior": "backtracking",
+            "direction": d.digest,
+            "coefficient": 0.5,
+            "layers": [1],
+            "operator": "add",
+            "where": "think",
+            "unit": "norm",
+        }
+    ]
+    assert [t.metadata["sample"] for t in traces] == [0, 1] * 3
+    assert traces[2].metadata["steering"] == [] and traces[2].metadata["seed"] == 9
+    cut = [t for t in traces if len(t.token_ids) == 9]
+    assert cut and all(t.truncated == (len(t.token_ids) == 9) for t in traces)
+    assert read_traces(write_traces(traces, tmp_path / "chains.jsonl")) == traces
+    assert all(not model.align(t).retokenized or t.token_ids for t in traces)
+
+
+def test_pieces_join_to_the_response(model) -> None:
+    heard: dict[int, list[str]] = {}
+
+    def hear(row: int, step: int, piece: str) -> None:
+        assert step == len(heard.setdefault(row, []))
+        heard[row].append(piece)
+
+    traces = model.generate(PROMPTS, max_new_tokens=15, on_token=hear)
+    for row, trace in enumerate(traces):
+        assert "".join(heard.get(row, [])) == trace.response
+
+
+def test_nothing_is_left_behind(model) -> None:
+    def hooks() -> int:
+        return sum(
+            len(m._forward_hooks) + len(m._forward_pre_hooks)
+            for m in (*model.hf.modules(), *model.residual.modules())
+        )
+
+    before = hooks()
+
+    def stop(row: int, step: int, piece: str) -> None:
+        raise KeyboardInterrupt
+
+    steer = 0.5 * direction()
+    model.generate(PROMPTS[0], steer=steer, max_new_tokens=3)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(PROMPTS[0], steer=steer, on_token=stop)
+    assert hooks() == before and not model.generating
+    with pytest.raises(VectorsError):
+        tiny_model("qwen2", hidden_size=48).generate(PROMPTS[0], steer=steer)
+
+
+def test_a_context_steers_generate_and_can_be_overruled(model) -> None:
+    term = 0.9 * direction()
+    options = {"max_new_tokens": 20}
+    plain = model.generate(PROMPTS[0], **options)
+    steered = model.generate(PROMPTS[0], steer=term, **options)
+    with model.steer(term):
+        assert model.generate(PROMPTS[0], **options) == steered
+        assert model.generate(PROMPTS[0], steer=Terms(), **options) == plain
+    assert model.generate(PROMPTS[0], **options) == plain != steered
+
+
+def test_running_out_of_memory_halves_the_batch(model) -> None:
+    expected = model.generate(PROMPTS, samples=3, max_new_tokens=10)
+    sizes = []
+
+    def small(module, args, kwargs):
+        sizes.append(kwargs["input_ids"].shape[0])
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("planted")
+
+    handle = model.hf.register_forward_pre_hook(small, with_kwargs=True)
+    try:
+        found = model.generate(PROMPTS, samples=3, max_new_tokens=10)
+    finally:
+        handle.remove()
+    assert max(sizes) == 9 and found == expected
+
+
+def test_progress_counts_rows(model) -> None:
+    seen = []
+    model.generate(
+        PROMPTS, batch_size=2, max_new_tokens=2, progress=lambda *counts: seen.append(counts)
+    )
+    assert seen == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "no prompt"),
+        ("  ", {}, "empty"),
+        (PROMPTS[0], {"samples": 0}, "samples"),
+        (PROMPTS[0], {"max_new_tokens": 0}, "max_new_tokens"),
+        (PROMPTS[0], {"batch_size": 0}, "batch_size"),
+        (PROMPTS[0], {"temperature": -1.0}, "temperature"),
+        (PROMPTS[0], {"temperature": float("nan")}, "temperature"),
+        (PROMPTS[0], {"max_new_tokens": 500}, "longer than the context"),
+        (" 7" * 600, {}, "longer than the context"),
+    ],
+)
+def test_what_cannot_be_started_is_refused(model, prompts, options, message) -> None:
+    with pytest.raises(GenerationError, match=message):
+        model.generate(prompts, **options)
