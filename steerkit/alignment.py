@@ -177,15 +177,20 @@ def stored_offsets(
         )
     ranges: list[tuple[int, int]] = []
     anchor, anchor_character, done = 0, 0, 0
+    # some decoders strip a space from the first token they get: a token that is spelled
+    # already goes ahead, so that this is never one of ours
+    ahead, skipped = 0, 0
     for token in range(len(ids)):
-        text = spell(ids[anchor : token + 1])
+        text = spell(ids[ahead : token + 1])[skipped:]
         # a trailing replacement character is a character whose bytes are not all there yet
         whole = len(text.rstrip(_REPLACEMENT))
         partial = whole < len(text) and not trace.response.startswith(text, anchor_character)
         right = anchor_character + (whole if partial else len(text))
+        right = max(right, done)  # a decoder may spoil a whole run of bytes for its last one
         ranges.append((done, right + 1) if partial else (done, right))
         done = right
-        if not partial and token - anchor >= 32:
+        if not partial and token - anchor >= 32 and _REPLACEMENT not in spell(ids[token:][:1]):
+            ahead, skipped = token, len(spell(ids[token:][:1]))
             anchor, anchor_character = token + 1, right
     spelled = spell(ids)
     if done != len(trace.response) or spelled != trace.response:

@@ -79,9 +79,10 @@ def declare(behavior: Behavior) -> Behavior:
     name or short name in use raises :class:`BehaviorError`.
     """
     taken = {name for b in behaviors() if b.name != behavior.name for name in (b.name, b.short)}
+    taken.add(UNPARSED)
     clash = next((n for n in (behavior.name, behavior.short) if n in taken and n), None)
     existing = _known.get(behavior.name)
-    if clash or behavior.name == UNPARSED or existing not in (None, behavior):
+    if clash or existing not in (None, behavior):
         raise BehaviorError(
             f"the name {clash or behavior.name!r} is taken by another behaviour",
             fix="choose another name",

@@ -27,7 +27,11 @@ def read_jsonl(
             where=path,
             fix="check the path; relative paths start at the current folder",
         )
-    with file.open("rb") as lines:
+    try:
+        lines = file.open("rb")
+    except OSError as problem:
+        raise ResourceError("cannot be read", found=problem.strerror, where=path) from None
+    with lines:
         for number, raw in enumerate(lines, start=1):
             if not raw.strip():
                 continue
@@ -54,7 +58,11 @@ def read_jsonl(
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises :class:`ResourceError` where that cannot be done: no permission, no room, a
+    folder of that name.
+    """
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +81,16 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(target)
-    except BaseException:
+    except BaseException as problem:
         Path(temporary).unlink(missing_ok=True)
-        raise
+        if not isinstance(problem, OSError):
+            raise
+        raise ResourceError(
+            "cannot write this file",
+            found=problem.strerror,
+            where=path,
+            fix="make room, or choose another path; what was there before is untouched",
+        ) from None
     return target
 
 

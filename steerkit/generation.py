@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     truncated: bool = False
 
-    @property
+    @cached_property
     def key(self) -> int:
         return row_key(self.task.prompt, self.sample)
 
@@ -166,6 +167,7 @@ def _rows(
         if not task.prompt.strip():
             raise GenerationError("the prompt is empty", where=f"prompt {place}")
         prompt = model.render(task.prompt)
+        model.check_ids(prompt, f"prompt {place}")
         room = LONGEST if model.context is None else model.context - len(prompt)
         limit = max_new_tokens or max(min(LONGEST, room), 1)
         check_length(model, len(prompt), limit, f"prompt {place}")
@@ -229,8 +231,11 @@ class _Batch:
             self.phase[number, start:] = PROMPT
             self.phase[number, -1] = row.phase
         self.generated[:, -1] = True
-        self._arguments: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in inspect.signature(model.hf.forward).parameters:
+        accepted = inspect.signature(model.hf.forward).parameters
+        # transformers renames the argument: the old name warns from 5.24 on
+        name = "cache" if "cache" in accepted else "past_key_values"
+        self._arguments: dict[str, Any] = {name: self.cache, "use_cache": True}
+        if "logits_to_keep" in accepted:
             self._arguments["logits_to_keep"] = 1
         self._vocabulary = len(model.tokenizer)
 
@@ -243,7 +248,6 @@ class _Batch:
             input_ids=self.ids.to(device),
             attention_mask=self.mask.to(device),
             position_ids=places.to(device),
-            past_key_values=self.cache,
             **self._arguments,
         )
         logits = output.logits[:, -1].float()

@@ -155,7 +155,27 @@ class ThinkingModel:
         return self.render_text("?").rstrip().endswith(self.think[0])
 
     def align(self, trace: Trace) -> AlignedTrace:
-        """A trace as this model's tokens: see :func:`steerkit.alignment.align`."""
+        """A trace as this model's tokens: see :func:`steerkit.alignment.align`.
+
+        Raises :class:`ModelError` for tokens that the model has no embedding of.
+        """
+        aligned = self._align(trace)
+        self.check_ids(aligned.ids, f"trace {trace.id!r}")
+        return aligned
+
+    def check_ids(self, ids: Sequence[int], where: str) -> None:
+        """Refuse token ids beyond the embedding: the tokenizer is another model's."""
+        known = self.hf.get_input_embeddings().weight.shape[0]
+        if max(ids, default=0) >= known:
+            raise ModelError(
+                "the tokenizer gives a token that the model has no embedding of",
+                expected=f"ids below {known}",
+                found=f"{max(ids)}, {self.tokenizer.decode([max(ids)])!r}",
+                where=where,
+                fix="load the tokenizer that belongs to the model",
+            )
+
+    def _align(self, trace: Trace) -> AlignedTrace:
         if "think" not in trace.metadata and self.think != THINK:
             trace = _with_think(trace, self.think)
         if trace.prompt is None:
@@ -385,10 +405,16 @@ def _read_model(
 
 
 def _read_tokenizer(place: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     try:
-        return AutoTokenizer.from_pretrained(place, revision=revision)
+        declared = get_tokenizer_config(place, revision=revision).get("tokenizer_class")
+        # AutoTokenizer rebuilds the tokenizer of every model of type qwen2 as Qwen2's own BPE,
+        # whatever tokenizer.json holds; where the folder declares the general class, read it so
+        general = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        reader: Any = PreTrainedTokenizerFast if general else AutoTokenizer
+        return reader.from_pretrained(place, revision=revision)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise ModelError(
             f"cannot load the tokenizer of {place!r}",

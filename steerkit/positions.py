@@ -46,7 +46,7 @@ class Window:
     def parse(text: str) -> Window:
         """A window from ``"before,length"``, such as ``"1,10"``."""
         parts = text.split(",")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
             raise WindowError("not a window", expected="before,length as in 1,10", found=repr(text))
         return Window(int(parts[0]), int(parts[1]))
 

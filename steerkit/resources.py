@@ -26,5 +26,9 @@ def data(name: str = "") -> Path:
 
 
 def bundled_models() -> dict[str, Path]:
-    """Bundled models by name."""
-    return {path.name: path for path in sorted(data("models").iterdir()) if path.is_dir()}
+    """Bundled models by name; none in a checkout that holds no models yet."""
+    try:
+        folder = data("models")
+    except ResourceError:
+        return {}
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}

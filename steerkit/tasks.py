@@ -48,6 +48,13 @@ class Task:
         return record
 
 
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    "category": (str,),
+    "answer": (str,),
+    "verifier": (dict,),
+}
+
+
 def read_tasks(path: str | Path) -> list[Task]:
     """Tasks of a JSONL file, one object a line; :class:`TaskError` names file and line."""
     tasks: list[Task] = []
@@ -62,6 +69,14 @@ def read_tasks(path: str | Path) -> list[Task]:
                     found=json.dumps(record.get(key)),
                     where=where,
                 )
+        for key, types in _OPTIONAL.items():
+            if not isinstance(record.get(key), (*types, type(None))):
+                raise TaskError(
+                    f"the field {key!r} has the wrong type",
+                    expected=" or ".join([*(t.__name__ for t in types), "null"]),
+                    found=type(record[key]).__name__,
+                    where=where,
+                )
         if record["id"] in seen:
             raise TaskError(
                 f"task id {record['id']!r} occurs twice (first in line {seen[record['id']]})",
@@ -73,7 +88,7 @@ def read_tasks(path: str | Path) -> list[Task]:
             Task(
                 id=record["id"],
                 prompt=record["prompt"],
-                category=str(record.get("category", "")),
+                category=record.get("category") or "",
                 answer=record.get("answer"),
                 verifier=record.get("verifier"),
             )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from steerkit.behaviors import behavior
 from steerkit.errors import BehaviorError, ResourceError, TraceError
 from steerkit.files import read_jsonl
-from steerkit.traces import Span, Trace, Traces
+from steerkit.traces import Span, Trace, Traces, trace_from_json
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +24,9 @@ END = "end-section"
 # whether there were any, since a bare [word] is often part of the text itself.
 _TAG = re.compile(
     r"\[\s*(?P<quoted>[\"'\u201c\u201d\u2018\u2019`]?)\s*(?:\d+\s*[.):]\s*)?"
-    r"(?P<label>[A-Za-z]+(?:[ _-][A-Za-z]+)*)\s*[\"'\u201c\u201d\u2018\u2019`]?\s*\]"
+    r"(?P<label>[A-Za-z][A-Za-z0-9]*(?:[ _-][A-Za-z0-9]+)*)\s*[\"'\u201c\u201d\u2018\u2019`]?\s*\]"
 )
+_KEPT = ("task_id", "prompt", "category", "model", "revision")
 _REASONS = ("not found", "out of order", "empty", "unknown label", "stray end-section")
 # An LLM that copies a text makes these of each other.
 _SAME = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212\u2011", "''\"\"----")
@@ -83,7 +84,8 @@ def parse_sections(annotated: str) -> list[Section]:
     text_from = 0
     for match in _TAG.finditer(annotated):
         label = re.sub(r"[ _]", "-", match["label"]).lower()
-        name = _known_name(label)
+        # a declared name may itself hold an underscore
+        name = _known_name(label) or _known_name(match["label"].lower())
         if name is None and label != END and opened is not None and not match["quoted"]:
             continue
         text = annotated[text_from : match.start()].strip()
@@ -106,15 +108,17 @@ def place_sections(sections: Sequence[Section], response: str, start: int = 0) -
     Texts are compared with white space, quotation marks and dashes normalised, and match
     whole words only. Of all occurrences of all sections, the choice is the one that places
     most of them in order without overlap; among these, the one in which most sections
-    follow directly on the one before (so a repeated sentence goes where its neighbours
-    are); among these, the earliest. ``start`` is the first character to look at.
+    follow directly on the one before, or on the start of the text (so a repeated sentence
+    goes where its neighbours are). ``start`` is the first character to look at.
     """
     text, origin = _normalized(response, start)
     wanted = [_normalized(section.text)[0] for section in sections]
     results: list[Span | str] = ["not found"] * len(sections)
-    # The best chains of matches by where they end: ends and scores both increase.
+    # The best chains of matches: those that no shorter one equals, by where they end (ends
+    # and scores both increase), and for every end the best that ends exactly there.
     front = [_Match((0, 0), 0, 0, -1, None)]
     ends = [0]
+    ending = {0: front[0]}
     for number, (section, words) in enumerate(zip(sections, wanted, strict=True)):
         if not section.known or not words:
             unusable = "unknown label" if section.label != END else "stray end-section"
@@ -124,8 +128,11 @@ def place_sections(sections: Sequence[Section], response: str, start: int = 0) -
         if found:
             results[number] = "out of order"
         # All matches of one section are made before any is added: each is used once.
-        for match in [_extend(front, ends, number, at, at + len(words), text) for at in found]:
+        made = [_extend(front, ends, ending, number, at, at + len(words), text) for at in found]
+        for match in made:
             _add(front, ends, match)
+            if match.end not in ending or ending[match.end].score < match.score:
+                ending[match.end] = match
     best: _Match | None = front[-1]
     while best is not None and best.before is not None:
         first, last = origin[best.start], origin[best.end - 1] + 1
@@ -150,6 +157,7 @@ def read_tagged(path: str | Path) -> tuple[Traces, list[Unplaced]]:
     """
     traces: list[Trace] = []
     unplaced: list[Unplaced] = []
+    seen: dict[str, str] = {}
     placed = 0
     for where, record in _records(Path(path)):
         for key in ("response", "annotated_response"):
@@ -160,16 +168,18 @@ def read_tagged(path: str | Path) -> tuple[Traces, list[Unplaced]]:
                     found=json.dumps(record.get(key)),
                     where=where,
                 )
-        name = str(record.get("id") or f"{Path(path).stem}-{len(traces)}")
-        bare = Trace(
-            id=name,
-            task_id=str(record.get("task_id") or name),
-            response=record["response"],
-            prompt=record.get("prompt"),
-            category=record.get("category") or "",
-            model=record.get("model"),
-            revision=record.get("revision"),
-        )
+        number = len(traces)
+        name = f"{Path(path).stem}-{number}" if record.get("id") is None else str(record["id"])
+        if name in seen:
+            raise TraceError(
+                f"chain id {name!r} occurs twice (first in {seen[name]})",
+                where=where,
+                fix="give every chain an id of its own",
+            )
+        seen[name] = where
+        kept = {key: record.get(key) for key in _KEPT}
+        kept["task_id"] = name if record.get("task_id") is None else str(record["task_id"])
+        bare = trace_from_json({**kept, "id": name, "response": record["response"]}, where)
         sections = parse_sections(record["annotated_response"])
         results = place_sections(sections, bare.response, bare.thinking_bounds[0])
         spans = [result for result in results if isinstance(result, Span)]
@@ -223,23 +233,25 @@ def _occurrences(words: str, text: str) -> list[int]:
 
 
 def _extend(
-    front: list[_Match], ends: list[int], section: int, start: int, end: int, text: str
+    front: list[_Match],
+    ends: list[int],
+    ending: Mapping[int, _Match],
+    section: int,
+    start: int,
+    end: int,
+    text: str,
 ) -> _Match:
     """The best chain that ends in this match."""
-    last = bisect_right(ends, start) - 1
-    before = front[last]
-    touches = not text[before.end : start].strip()
-    if not touches:
-        # An equally long chain that touches is worth one more, even if it was not ahead:
-        # the front keeps chains of one length apart by how many of them touch.
-        for other in reversed(front[:last]):
-            if other.score < (before.score[0], before.score[1] - 1):
-                break
-            if not text[other.end : start].strip():
-                before, touches = other, True
-                break
-    matches, touching = before.score
-    return _Match((matches + 1, touching + touches), end, start, section, before)
+    before = front[bisect_right(ends, start) - 1]
+    best = _Match((before.score[0] + 1, before.score[1]), end, start, section, before)
+    # A chain that this match touches is worth one more, even if it was not ahead. Between
+    # the two stands nothing, or the one space that normalised text has there.
+    for border in (start, start - 1) if text[start - 1 : start] == " " else (start,):
+        if (touched := ending.get(border)) is not None:
+            score = (touched.score[0] + 1, touched.score[1] + 1)
+            if score > best.score:
+                best = _Match(score, end, start, section, touched)
+    return best
 
 
 def _add(front: list[_Match], ends: list[int], match: _Match) -> None:

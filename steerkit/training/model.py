@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from steerkit.files import write_bytes_atomic
 from steerkit.training.config import SFTConfig
 
 
@@ -52,7 +53,5 @@ def export_model(
     tokenizer.save_pretrained(folder)
     # named_parameters lists the tied embedding once, as the folder format wants it
     weights = {name: p.detach().to(torch.float16) for name, p in model.named_parameters()}
-    temporary = folder / "model.safetensors.part"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    write_bytes_atomic(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     return folder

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from steerkit.behaviors import UNPARSED, behaviors
@@ -44,7 +44,8 @@ def evaluate_folder(
     tasks = generate_tasks("heldout", seed=seed, count=count)
     if sample is None:
         model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # AutoTokenizer would rebuild it as Qwen2's own, because the model is of that type
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         return score(tasks, sample_chains(model, tokenizer, tasks, seed=seed))
     return score(tasks, sample(tasks))
 
@@ -131,7 +132,7 @@ def score(
     }
 
 
-def count_response(task: CountdownTask, response: str) -> dict[str, tuple[float, float]]:
+def count_response(task: CountdownTask, response: str) -> dict[str, tuple[int, int]]:
     """(numerator, denominator) of every figure for one response."""
     thinking, close, answer = response.partition(THINK_CLOSE)
     sentences = parse_chain(thinking)
@@ -142,7 +143,7 @@ def count_response(task: CountdownTask, response: str) -> dict[str, tuple[float,
     dead_ends = [place for place, sentence in enumerate(sentences) if sentence.dead_end]
     silent = sum(not _goes_back(sentences[place + 1 :]) for place in dead_ends)
     total = len(sentences)
-    figures: dict[str, tuple[float, float]] = {
+    figures: dict[str, tuple[int, int]] = {
         "closed": (bool(close), 1),
         "parsed": (total - labels.count(UNPARSED), total),
         "accuracy": (bool(close) and verify(task, answer).correct, 1),

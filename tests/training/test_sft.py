@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from steerkit.errors import TrainingError
+from steerkit.models import load
 from steerkit.puzzles.countdown import parse_prompt
 from steerkit.training.batches import IGNORED, chunk_of_batches, collate
 from steerkit.training.checkpoints import latest_checkpoint
@@ -53,7 +54,7 @@ def test_loss_falls(finished):
 
 def test_result_is_a_hugging_face_folder(finished):
     model = AutoModelForCausalLM.from_pretrained(finished)
-    tokenizer = AutoTokenizer.from_pretrained(finished)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(finished)
     assert model.dtype == torch.float32
     assert model.config.model_type == "qwen2"
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -65,6 +66,15 @@ def test_result_is_a_hugging_face_folder(finished):
         assert stored[name].dtype == torch.float16
         torch.testing.assert_close(parameter.data, stored[name].float(), rtol=0, atol=0)
         torch.testing.assert_close(parameter.data, trained[name], rtol=1e-3, atol=1e-6)
+
+
+def test_result_loads_with_the_tokenizer_it_was_trained_with(finished):
+    """transformers' AutoTokenizer takes any Qwen2 model's tokenizer for Qwen's own."""
+    text = "<|bos|><|user|>Use 15, 6, 14 to make 23.<|assistant|><think>\n"
+    pieces = ["Use", " 15", ",", " 6", ",", " 14", " to", " make", " 23", "."]
+    for tokenizer in (build_tokenizer(), load(finished).tokenizer):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+        assert tokens == ["<|bos|>", "<|user|>", *pieces, "<|assistant|>", "<think>", "\n"]
 
 
 def test_model_card_holds_the_scorecard(finished):

@@ -1,0 +1,58 @@
+# make extract   sets everything up and extracts the bundled model's directions
+# make test      sets everything up and runs the tests
+# make help      says what else there is
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help extract test lint format effect real memory model data docs wheel clean
+
+help: ## what each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+# the environment is made anew when what it holds should change
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'steerkit needs Python 3.11 or newer: make PYTHON=/path/to/python3.11'; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,real]'
+	@touch $@
+
+extract: $(READY) ## directions of the bundled model, into out/vectors.safetensors
+	$(BIN)/steerkit extract --out out/vectors.safetensors
+
+test: $(READY) ## lint, types and tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(READY) ## put the code into its one form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+effect: $(READY) ## does steering move the bundled model? (10 minutes)
+	$(BIN)/python benchmarks/effect.py
+
+real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
+	$(BIN)/python benchmarks/real.py
+
+memory: $(READY) ## peak memory of collection at 200 and 2,000 chains
+	$(BIN)/python benchmarks/collection_memory.py
+
+model: $(READY) ## train the bundled model again, into out/countdown-thinking (60 minutes)
+	$(BIN)/steerkit train sft --out out/countdown-thinking
+
+data: $(READY) ## write the bundled tasks and chains again
+	$(BIN)/python -m steerkit.puzzles --pool heldout --count 800 --out data/tasks/countdown.jsonl
+	$(BIN)/steerkit generate --tasks data/tasks/countdown.jsonl --out out/countdown.jsonl
+	$(BIN)/steerkit annotate out/countdown.jsonl --out data/traces/countdown.jsonl
+
+docs: $(READY) ## generate docs/help.md from the command line's own help
+	$(BIN)/python docs/generate_help.py
+
+wheel: $(READY) ## the wheel, into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## remove the environment and everything built
+	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

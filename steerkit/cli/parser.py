@@ -1,0 +1,158 @@
+"""The parser of all commands, and the options and types that several of them share."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import Any, NoReturn
+
+from steerkit import __version__
+
+DEFAULT_MODEL = "countdown-thinking"
+DEFAULT_VECTORS = "out/vectors.safetensors"
+
+_DESCRIPTION = """\
+Find the directions in a thinking model's residual stream that carry its reasoning
+behaviours (backtracking, uncertainty, testing examples ...), and turn them up or down
+while the model reasons."""
+
+_EPILOG = """\
+a first session, with the bundled model and its bundled annotated chains:
+  steerkit extract
+  steerkit generate "Use 3, 7, 8 to make 29." --steer backtracking=-0.3,0,0.3
+
+Every command explains its options: steerkit COMMAND --help."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and a pointer to the help."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **options)
+        self.add_argument("-h", "--help", action="help", help="Show this text and exit.")
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error in one line and leave with code 2."""
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+
+def build_parser(width: int | None = None) -> argparse.ArgumentParser:
+    """The parser of ``steerkit``; help is wrapped at ``width`` columns, or the terminal's."""
+    from steerkit.cli import annotate, extract, generate, train
+
+    formatter: Any = argparse.RawDescriptionHelpFormatter
+    if width is not None:
+        formatter = functools.partial(formatter, width=width)
+    parser = Parser(
+        prog="steerkit",
+        usage="steerkit COMMAND [options]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=formatter,
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Parser
+    )
+    for module in (extract, generate, annotate, train):
+        module.add_command(commands, formatter)
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"steerkit {__version__}",
+        help="Print the version and exit.",
+    )
+    add_verbosity(parser, default=False)
+    return parser
+
+
+def add_verbosity(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
+    """--verbose and --quiet, which may stand before or after the command."""
+    group = parser.add_argument_group("messages")
+    group.add_argument(
+        "--verbose",
+        action="store_true",
+        default=default,
+        help="Log what is done in detail, on stderr; an error shows where it was raised.",
+    )
+    group.add_argument(
+        "--quiet",
+        action="store_true",
+        default=default,
+        help="Show no progress and no warnings, only results and errors.",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model is loaded, where and how; see :func:`load_model`."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help="The thinking model: a bundled name, a folder in Hugging Face format, or a name on "
+        "the Hugging Face Hub such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B. "
+        "Default: %(default)s.",
+    )
+    group.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="Where the model runs: cpu, cuda, cuda:1, mps. Default: the GPU if there is one.",
+    )
+    group.add_argument(
+        "--dtype",
+        metavar="DTYPE",
+        help="Number format of the weights: float32, bfloat16 or float16. Default: that of the "
+        "checkpoint, but float32 for a float16 checkpoint on a CPU.",
+    )
+    group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help="Spread the model over several devices, as accelerate does with this value, such as "
+        "auto. Excludes --device.",
+    )
+    group.add_argument(
+        "--think",
+        nargs=2,
+        metavar=("OPEN", "CLOSE"),
+        help="The strings between which the model thinks, where its tokenizer does not tell; "
+        "plain text will do. Default: <think> and </think>.",
+    )
+
+
+def add_declare_option(parser: argparse._ActionsContainer) -> None:
+    """--declare NAME, for labels that are not built in."""
+    parser.add_argument(
+        "--declare",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="Make a behaviour of your own known under this name, so that labels in the chains "
+        "may use it. Can be given several times.",
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return value
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Layers from text such as ``3,5-9``: numbers and ranges, both ends included."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(
+                f"expected layers such as 3,5-9 (counted from 0), found {text!r}"
+            )
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers:
+            raise argparse.ArgumentTypeError(f"the range {part.strip()!r} runs backwards")
+        chosen += numbers
+    return tuple(dict.fromkeys(chosen))

@@ -1,0 +1,1 @@
+"""Evaluation: what steering does to chains, with intervals."""
