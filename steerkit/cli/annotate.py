@@ -38,6 +38,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     """Add ``annotate`` to the commands."""
     parser = commands.add_parser(
         "annotate",
+        prog="steerkit annotate",
         help="Label the sentences of chains with behaviours.",
         usage="steerkit annotate FILE [options]",
         description=_DESCRIPTION,

@@ -140,7 +140,7 @@ def _body(trace: Trace) -> Text:
     start, end = trace.thinking_bounds
     response, closing = trace.response, trace.think[1]
     text = Text(response[:start], style="dim")
-    text.append(response[start:end].rstrip("\n") if trace.closed else response[start:end])
+    text.append(response[start:end].strip("\n"))
     if trace.closed:
         text.append(f"\n{closing}\n", style="dim")
         text.append(trace.answer, style="bold")

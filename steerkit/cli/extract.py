@@ -67,6 +67,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     """Add ``extract`` to the commands."""
     parser = commands.add_parser(
         "extract",
+        prog="steerkit extract",
         help="Find the directions of behaviours from annotated chains.",
         usage="steerkit extract [options]",
         description=_DESCRIPTION,

@@ -50,6 +50,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     """Add ``generate`` to the commands."""
     parser = commands.add_parser(
         "generate",
+        prog="steerkit generate",
         help="Let the model think about prompts, steered or not.",
         usage='steerkit generate "PROMPT"... [options]',
         description=_DESCRIPTION,

@@ -33,6 +33,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     """Add ``train`` and what can be trained to the commands."""
     parser = commands.add_parser(
         "train",
+        prog="steerkit train",
         help="Train the bundled models again.",
         usage="steerkit train RECIPE [options]",
         description=_DESCRIPTION,
@@ -44,6 +45,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     sft = recipes.add_parser(
         "sft",
+        prog="steerkit train sft",
         help="Supervised training on program-written chains: the model countdown-thinking.",
         usage="steerkit train sft --out DIR [options]",
         description=_SFT,

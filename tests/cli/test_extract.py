@@ -1,0 +1,164 @@
+import json
+import math
+
+import pytest
+
+import steerkit as sk
+from steerkit.cli.sources import is_tagged
+from steerkit.traces import Traces
+from tests.tiny import SENTENCES, tiny_traces
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def test_writes_vectors_and_figure_and_prints_a_table(run, model_folder, chains, tmp_path):
+    result = run("extract", "--model", model_folder, "--traces", chains)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["vectors.png", "vectors.safetensors"]
+    assert (out / "vectors.png").read_bytes().startswith(SIGNATURE)
+    vectors = sk.read_vectors(out / "vectors.safetensors")
+    assert set(vectors) == set(SENTENCES)
+    lines = result.out.splitlines()
+    expected = "behaviour spans tasks norm split-half shuffled AUROC layer"
+    assert lines[0].split() == expected.split()
+    printed = {line.split()[0]: line.split()[1:] for line in lines[2 : 2 + len(vectors)]}
+    for row in vectors.table().to_dict("records"):
+        spans, tasks, *numbers, layer = printed[row["behavior"]]
+        assert (int(spans), int(tasks), int(layer)) == (row["spans"], row["tasks"], row["layer"])
+        names = ("norm", "split_half", "split_half_shuffled", "auroc")
+        assert [float(n) for n in numbers] == pytest.approx([row[n] for n in names], abs=0.006)
+    assert "kept back for evaluation" in result.out
+    assert "out/vectors.safetensors" in result.out and "out/vectors.png" in result.out
+    assert "Next: steerkit generate 'Use " in result.out
+
+
+def test_is_what_the_library_extracts(run, model_folder, chains, tmp_path):
+    words = ["--behavior", "uncertainty", "--contrast", "overall", "--layers", "0,2"]
+    words += ["--window", "2,3", "--seed", 7, "--batch-tokens", 300]
+    result = run("extract", "--model", model_folder, "--traces", chains, *words, "--no-figure")
+    assert result.code == 0, result.err
+    expected = sk.extract(
+        sk.load(model_folder),
+        sk.read_traces(chains),
+        behaviors=["uncertainty-estimation"],
+        contrast="overall",
+        layers=[0, 2],
+        window=sk.Window(2, 3),
+        seed=7,
+        batch_tokens=300,
+    )
+    found = (tmp_path / "out" / "vectors.safetensors").read_bytes()
+    assert found == expected.save(tmp_path / "expected.safetensors").read_bytes()
+    assert not (tmp_path / "out" / "vectors.png").exists()
+
+
+def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path):
+    words = ["extract", "--model", model_folder, "--traces", chains, "--out", "v.safetensors"]
+    result = run(*words, "--json")
+    found = json.loads(result.out)
+    assert result.out.count("\n") == 1
+    assert list(found) == ["vectors", "figure", "model", "contrast", "counts", "behaviors"]
+    assert (found["vectors"], found["figure"]) == ("v.safetensors", "v.png")
+    assert found["model"] == model_folder.name
+    splits = {name: len(sk.read_traces(chains).split(name)) for name in found["counts"]["chains"]}
+    assert found["counts"]["chains"] == splits and sum(splits.values()) == 40
+    columns = ["behavior", "spans", "tasks", "norm", "split_half", "split_half_shuffled"]
+    for row in found["behaviors"]:
+        assert list(row) == [*columns, "auroc", "layer"]
+        assert all(math.isfinite(value) for name, value in row.items() if name != "behavior")
+
+
+def test_numbers_that_are_missing_are_null(run, model_folder, tmp_path):
+    only = Traces(trace for trace in tiny_traces(40) if trace.split == "extract")
+    sk.write_traces(only, tmp_path / "only.jsonl")
+    words = ["extract", "--model", model_folder, "--traces", "only.jsonl"]
+    result = run(*words, "--json", "--quiet")
+    assert result.code == 0 and "NaN" not in result.out
+    assert {row["layer"] for row in result.json["behaviors"]} == {None}
+    assert {row["norm"] for row in result.json["behaviors"]} == {None}
+    # the table says so too, and the next command names a layer
+    result = run(*words)
+    assert "none" in result.out and "0.3@1" in result.out
+
+
+def test_same_command_same_bytes(run, model_folder, chains, tmp_path):
+    for out in ("a/v.safetensors", "b/v.safetensors"):
+        run("extract", "--model", model_folder, "--traces", chains, "--out", out)
+    for name in ("v.safetensors", "v.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def tagged(trace):
+    text = "".join(
+        f'["{span.label}"] {trace.response[span.start : span.end]} ["end-section"] '
+        for span in trace.spans
+    )
+    return {"id": trace.id, "prompt": trace.prompt, "response": trace.response} | {
+        "annotated_response": text + '["deduction"] Not in the chain. ["end-section"]'
+    }
+
+
+@pytest.mark.parametrize("name", ["tagged.json", "tagged.jsonl"])
+def test_tagged_text_is_read_and_what_could_not_be_placed_is_shown(
+    run, model_folder, chains, tmp_path, name
+):
+    records = [tagged(trace) for trace in sk.read_traces(chains)]
+    whole = json.dumps(records) if name.endswith(".json") else "\n".join(map(json.dumps, records))
+    (tmp_path / name).write_text(whole)
+    assert is_tagged(name) and not is_tagged(str(chains))
+    words = ["extract", "--model", model_folder, "--no-figure", "--traces"]
+    expected = run(*words, chains, "--json").json
+    result = run(*words, name, "--json")
+    assert result.json["behaviors"] == expected["behaviors"]
+    assert result.json["counts"]["unplaced"] == {"not found": 40}
+    assert "40 parts could not be placed (40 not found)" in run(*words, name).out
+
+
+def test_declared_behaviors_can_be_labels(run, model_folder, chains, tmp_path):
+    text = chains.read_text().replace('"backtracking"', '"second-thought"')
+    (tmp_path / "own.jsonl").write_text(text)
+    words = ["extract", "--model", model_folder, "--traces", "own.jsonl", "--no-figure"]
+    result = run(*words)
+    assert result.code == 2 and "own.jsonl, line 1" in result.err and "--declare" in result.err
+    result = run(*words, "--declare", "second-thought", "--json")
+    assert "second-thought" in [row["behavior"] for row in result.json["behaviors"]]
+    assert run(*words, "--declare", "Second Thought").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--layers", "1,7"], "layer 7 does not exist"),
+        (["--contrast", "sideways"], "sideways"),
+        (["--window", "0,0"], "window"),
+        (["--behavior", "daydreaming"], "daydreaming"),
+        (["--dtype", "int3"], "int3"),
+        (["--device", "abacus"], "abacus"),
+        (["--out", "v.png"], "overwritten"),
+        (["--out", "."], "it is a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_written(
+    run, model_folder, chains, tmp_path, words, named
+):
+    result = run("extract", "--model", model_folder, "--traces", chains, *words)
+    assert result.code == 2 and named in result.err, result.err
+    assert result.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_chain_in_two_files_is_refused(run, model_folder, chains):
+    result = run("extract", "--model", model_folder, "--traces", chains, chains)
+    assert result.code == 2 and "occurs twice" in result.err
+
+
+def test_next_command_can_be_typed(run, model_folder, chains):
+    import shlex
+
+    result = run("extract", "--model", model_folder, "--traces", chains, "--no-figure")
+    line = next(line for line in result.out.splitlines() if line.startswith("Next: "))
+    words = shlex.split(line.removeprefix("Next: "))
+    result = run(*words[1:], "--max-new-tokens", 3)
+    assert result.code == 0, result.err
+    assert result.out.count("cut off") == 3 + 1  # three coefficients, and the summary's column
