@@ -116,7 +116,7 @@ def generate(
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """One row a condition: means, the paired difference of the behaviour, and intervals."""
-    baseline = table[table.direction == "none"].set_index("task")
+    baseline = table[table.direction == "none"].set_index("task").sort_index()
     rows = []
     for (name, coefficient), part in table.groupby(["direction", "coefficient"], sort=False):
         part = part.set_index("task").loc[baseline.index]

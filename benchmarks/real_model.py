@@ -266,8 +266,8 @@ def model_folder(
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
         (made / MANIFEST).write_text(text, encoding="utf-8")
         if folder.exists():
-            os.replace(folder, work / "damaged")
-        os.replace(made, folder)
+            folder.replace(work / "damaged")
+        made.replace(folder)
     return folder
 
 

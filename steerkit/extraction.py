@@ -142,7 +142,7 @@ def extract(
         progress(total, total)
     halves, shuffled = split_half(moments, contrast), split_half_shuffled(moments, contrast)
     cones = cone(moments, contrast)
-    for name in raw.keys() - curves.keys():
+    for name in sorted(raw.keys() - curves.keys()) if kept else ():
         _log.warning("no layer chosen for %s: select tasks do not tell it from others", name)
     directions = {
         name: Direction(

@@ -175,12 +175,22 @@ class ThinkingModel:
                 fix="load the tokenizer that belongs to the model",
             )
 
+    @cached_property
+    def _beginning(self) -> list[int]:
+        """What a bare chain begins with: the tokenizer's first token, if the model knows it."""
+        bos, known = self.tokenizer.bos_token_id, self.hf.get_input_embeddings().weight.shape[0]
+        if bos is not None and bos >= known:
+            logger.warning(
+                "%s: chains without a prompt begin without %r, token %d: the model has only %d",
+                *(self.name, self.tokenizer.bos_token, bos, known),
+            )
+        return [] if bos is None or bos >= known else [bos]
+
     def _align(self, trace: Trace) -> AlignedTrace:
         if "think" not in trace.metadata and self.think != THINK:
             trace = _with_think(trace, self.think)
         if trace.prompt is None:
-            bos = self.tokenizer.bos_token_id
-            return align(trace, tokenizer=self.tokenizer, prompt_ids=[] if bos is None else [bos])
+            return align(trace, tokenizer=self.tokenizer, prompt_ids=self._beginning)
         rendered = self.render(trace.prompt)
         if not self.opens_thinking:
             return align(trace, tokenizer=self.tokenizer, prompt_ids=rendered)

@@ -164,6 +164,7 @@ def _lines(
             linestyle=linestyle,
             linewidth=width,
             # points tell which layers were read; with many layers the lines are enough
+            gid=name,
             marker="o" if len(layers) <= 16 else "",
             markersize=3.2 if linestyle == "-" else 2.0,
             zorder=3 if linestyle == "-" else 2,
@@ -194,12 +195,12 @@ def _panel(axes: Axes, title: str, unit: str) -> None:
     axes.set_xlabel("layer (output of decoder layer, from 0)")
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=3)
-    if not axes.lines or all(len(np.atleast_1d(line.get_xdata())) == 0 for line in axes.lines):
+    if not any(line.get_gid() for line in axes.lines):
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=_FAINT)
 
 

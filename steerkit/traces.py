@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from steerkit.behaviors import UNPARSED, behavior
+from steerkit.behaviors import UNPARSED, behavior, behaviors
 from steerkit.errors import BehaviorError, TraceError
 from steerkit.files import read_jsonl, write_text_atomic
 from steerkit.tasks import Split, split_of
@@ -139,6 +140,27 @@ class Trace:
             record["token_ids"] = list(self.token_ids)
         return record
 
+    def _repr_html_(self) -> str:
+        """Prompt and response with every span in its behaviour's colour, and a legend."""
+        names = [*(b.name for b in behaviors()), UNPARSED]
+        counts = Counter(span.label for span in self.spans)
+        legend = " ".join(
+            _marked(f"{label} {counts[label]}", label) for label in names if counts[label]
+        )
+        pieces, place = list[str](), 0
+        for span in self.spans:
+            pieces.append(html.escape(self.response[place : span.start]))
+            pieces.append(_marked(self.response[span.start : span.end], span.label))
+            place = span.end
+        pieces.append(html.escape(self.response[place:]))
+        # the chain's own line breaks, and its own dollars: a notebook would set formulas
+        return (
+            '<div class="tex2jax_ignore mathjax_ignore" '
+            'style="white-space: pre-wrap; line-height: 1.7; max-width: 60em">'
+            f"<b>{html.escape(self.prompt or self.task_id)}</b>\n{''.join(pieces)}\n"
+            f"<small>{legend or 'no spans'}</small></div>"
+        )
+
 
 class Traces(Sequence[Trace]):
     """Traces in order: a sequence that slices, counts and turns into a table."""
@@ -235,6 +257,15 @@ class Traces(Sequence[Trace]):
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>" + (self.to_frame().head(20).to_html() or "")
+
+
+def _marked(text: str, label: str) -> str:
+    """Text on a light shade of its behaviour's colour; dashed where no annotator knew it."""
+    known = {b.name: b.color for b in behaviors()}
+    style = "border-bottom: 1px dashed currentColor"
+    if color := known.get(label):
+        style = f"background: {color}33; border-bottom: 2px solid {color}"
+    return f'<span title="{html.escape(label)}" style="{style}">{html.escape(text)}</span>'
 
 
 def _full_name(label: str) -> str:

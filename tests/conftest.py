@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# before anything of steerkit is imported
-install_import_hook("steerkit", "beartype.beartype")
+# before anything of steerkit is imported; an int is a float where one is asked for (PEP 484)
+install_import_hook(
+    "steerkit", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import steerkit as sk
 from steerkit.alignment import AlignedTrace, align, stored_offsets
 from steerkit.behaviors import UNPARSED
-from steerkit.errors import TraceError
+from steerkit.errors import ModelError, TraceError
 from steerkit.positions import ANSWER, PROMPT, THINK
 from steerkit.tasks import task_hash
 from steerkit.traces import Span, Trace
@@ -130,7 +131,7 @@ def test_many_random_chains_follow_the_definition() -> None:
 @given(text=st.text("ab \u00e9\U0001f600\u4e2d.\n", min_size=1, max_size=60), data=st.data())
 def test_any_text_and_spans_follow_the_definition(tokenizer, text: str, data) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), min_size=2, max_size=6)))
-    spans = [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if text[a:b].strip()][::2]
+    spans = [(a, b) for a, b in pairwise(cuts) if text[a:b].strip()][::2]
     made = tuple(Span(a, b, "deduction") for a, b in spans)
     trace = Trace("c", "t", text, spans=made)
     try:
@@ -278,8 +279,19 @@ def test_a_bare_chain_begins_with_the_beginning_and_is_its_own_task() -> None:
     chain = model.align(trace)
     assert chain.ids[0] == model.tokenizer.bos_token_id and chain.prompt_length == 1
     assert chain.task_key == task_hash("t")
-    model.tokenizer.bos_token = None
-    assert model.align(trace).prompt_length == 0
+    other = tiny_model()
+    other.tokenizer.bos_token = None
+    assert other.align(trace).prompt_length == 0
+
+
+def test_a_beginning_that_the_model_has_no_embedding_of_is_left_out_of_bare_chains(caplog) -> None:
+    model = tiny_model(vocab_size=500, bos_token_id=1)
+    model.tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    assert model.tokenizer.bos_token_id > 500
+    chain = model.align(Trace("c", "t", "AAAA.", prompt=None))
+    assert chain.prompt_length == 0 and "begin without '<|begin|>'" in caplog.text
+    with pytest.raises(ModelError, match=r"trace 'c'.*no embedding of.*<\|begin\|>"):
+        model.align(Trace("c", "t", "AAAA.", prompt="?"))
 
 
 def test_thinking_that_holds_nothing_is_empty_and_predicted_by_the_opening() -> None:
@@ -298,7 +310,6 @@ def real(reference: Path):
     return traces, tokenizer
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_all_reference_chains_align_under_the_real_tokenizer(real) -> None:
     traces, tokenizer = real
     assert len(traces) == 100
@@ -323,12 +334,9 @@ def test_all_reference_chains_align_under_the_real_tokenizer(real) -> None:
     assert aligned == sum(len(trace.spans) for trace in traces) >= 2950
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_stored_ids_of_reference_chains_give_the_tokenizers_offsets(real) -> None:
     traces, tokenizer = real
     for trace in traces[:15]:
-        encoded = tokenizer(
-            trace.response, add_special_tokens=False, return_offsets_mapping=True
-        )
+        encoded = tokenizer(trace.response, add_special_tokens=False, return_offsets_mapping=True)
         found = stored_offsets(encoded["input_ids"], tokenizer, trace)
         assert found == [tuple(pair) for pair in encoded["offset_mapping"]]

@@ -286,7 +286,7 @@ def test_the_r1_tokenizer_and_both_styles_of_its_template_align(r1_tokenizer) ->
     newer_template = older_template.removesuffix(generation) + (
         "{{'<｜Assistant｜><think>\\n'}}{% endif %}"
     )
-    hf = tiny_hf(vocab_size=151936, pad_token_id=None)
+    hf = tiny_hf(vocab_size=len(r1_tokenizer), pad_token_id=None)
     model = sk.load(hf, tokenizer=r1_tokenizer, name="r1-shaped")
     assert model.think == ("<think>", "</think>")
     opening, closing = r1_tokenizer.convert_tokens_to_ids(["<think>", "</think>"])

@@ -92,9 +92,7 @@ def test_layers_above_the_stop_and_the_head_never_run(architecture: str) -> None
         with counted(model.hf) as calls, model.residual.stop_after(stop):
             with pytest.raises(StopForward):
                 model.residual(some_ids(model))
-        assert [calls[names[layer]] for layer in layers] == [
-            int(n <= stop) for n in range(LAYERS)
-        ]
+        assert [calls[names[layer]] for layer in layers] == [int(n <= stop) for n in range(LAYERS)]
         assert calls[head] == 0 and calls[norm] == 0
     with counted(model.hf) as calls:  # the count can see them
         model.residual(some_ids(model))
@@ -269,7 +267,7 @@ def test_unknown_layers_and_models_without_layers_are_named() -> None:
             pass
         with pytest.raises(ModelError, match="does not exist"), model.residual.stop_after(layer):
             pass
-    with pytest.raises(ModelError, match="decoder layers.*Linear"):
+    with pytest.raises(ModelError, match=r"decoder layers.*Linear"):
         ResidualStream(nn.Linear(2, 2))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from steerkit.streaming import Item, cut, out_of_memory, pack, stream
 from steerkit.traces import Trace, Traces
 from tests.test_residual import counted, hooks_in, hooks_on
 from tests.tiny import CONTEXT, tiny_model, tiny_trace, tiny_traces
+
+ALIGNER = tiny_model()
 
 
 @dataclass
@@ -61,9 +63,7 @@ def assert_same_states(a: Kept, b: Kept, tolerance: float = 1e-4) -> None:
     assert a.states.keys() == b.states.keys()
     for name, layers in a.states.items():
         for layer, value in layers.items():
-            torch.testing.assert_close(
-                value, b.states[name][layer], rtol=tolerance, atol=tolerance
-            )
+            torch.testing.assert_close(value, b.states[name][layer], rtol=tolerance, atol=tolerance)
 
 
 def fail_above(module: nn.Module, limit: int, error: Exception):
@@ -89,9 +89,7 @@ def test_every_chain_is_read_once_with_hugging_face_states(batch_tokens: int) ->
         ids = torch.tensor([model.align(trace).ids])
         states = model.hf(ids, output_hidden_states=True).hidden_states
         assert set(kept.states[trace.id]) == {0, 2}
-        torch.testing.assert_close(
-            kept.states[trace.id][0], states[1][0], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(kept.states[trace.id][0], states[1][0], rtol=1e-4, atol=1e-4)
         last = model.hf.get_decoder().norm(kept.states[trace.id][2])
         torch.testing.assert_close(last, states[3][0], rtol=1e-4, atol=1e-4)
 
@@ -99,9 +97,7 @@ def test_every_chain_is_read_once_with_hugging_face_states(batch_tokens: int) ->
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2", "gemma3", "phi3"])
 def test_padding_changes_nothing_in_other_shapes(architecture: str) -> None:
     model, traces = tiny_model(architecture), tiny_traces(8)
-    assert_same_states(
-        run(model, traces, batch_tokens=100_000), run(model, traces, batch_tokens=1)
-    )
+    assert_same_states(run(model, traces, batch_tokens=100_000), run(model, traces, batch_tokens=1))
 
 
 def test_the_comparison_sees_a_wrong_layer() -> None:
@@ -122,25 +118,20 @@ def test_the_comparison_sees_a_wrong_layer() -> None:
 def test_packing_keeps_every_chain_within_the_budget_in_any_order(
     lengths: list[int], batch_tokens: int, order
 ) -> None:
-    @dataclass(frozen=True)
-    class Fake:
-        trace_id: str
-        ids: tuple[int, ...]
-
-    items = [(None, Fake(f"{n:03}", (0,) * length)) for n, length in enumerate(lengths)]
-    batches = pack.__wrapped__(items, batch_tokens) if hasattr(pack, "__wrapped__") else None
-    batches = _untyped(pack)(items, batch_tokens) if batches is None else batches
+    trace = tiny_trace(["deduction"])
+    chain = ALIGNER.align(trace)
+    items = [
+        (trace, replace(chain, trace_id=f"{n:03}", ids=(0,) * length))
+        for n, length in enumerate(lengths)
+    ]
+    batches = pack(items, batch_tokens)
     assert sorted(i.trace_id for b in batches for _, i in b) == [i.trace_id for _, i in items]
     for batch in batches:
         longest = max(len(i.ids) for _, i in batch)
         assert len(batch) == 1 or len(batch) * longest <= batch_tokens
     shuffled = list(items)
     order.shuffle(shuffled)
-    assert _untyped(pack)(shuffled, batch_tokens) == batches
-
-
-def _untyped(function):
-    return getattr(function, "__wrapped__", function)
+    assert pack(shuffled, batch_tokens) == batches
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def print_traces(console: Console, traces: Traces, titles: Sequence[str], sample
                     console.print(title, style="bold", markup=False)
                 # where stdout is a file, the text keeps its own lines
                 console.print(_body(trace), soft_wrap=not console.is_terminal)
-                console.print(verdict(trace), soft_wrap=True)
+                console.print(verdict(trace), soft_wrap=not console.is_terminal)
                 console.print()
 
 

@@ -24,11 +24,11 @@ from steerkit.cli.sources import check_output, declare_all, load_model, read_cha
 from steerkit.cli.tables import clean, count, number, table
 from steerkit.errors import ResourceError
 from steerkit.resources import data
-from steerkit.tasks import SPLITS
+from steerkit.tasks import SPLITS, task_hash
 
 if TYPE_CHECKING:
     from steerkit.annotation import Unplaced
-    from steerkit.traces import Traces
+    from steerkit.traces import Trace, Traces
     from steerkit.vectors import SteeringVectors
 
 CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
@@ -161,6 +161,7 @@ def add_command(commands: Any, formatter: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Extract, write the files, print the table or the JSON object."""
     out = Path(arguments.out)
+    check_output(out)
     figure = None if arguments.no_figure else out.with_suffix(".png")
     if figure == out:
         raise ResourceError(
@@ -168,9 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
             expected="--out with a name such as vectors.safetensors",
             found=arguments.out,
         )
-    for path in (out, figure):
-        if path is not None:
-            check_output(path)
+    if figure is not None:
+        check_output(figure)
     declare_all(arguments.declare)
     names = None if arguments.behavior is None else [behavior(n).name for n in arguments.behavior]
     with status("reading chains"):
@@ -222,14 +222,17 @@ def _counts(traces: Traces, unplaced: list[Unplaced], vectors: SteeringVectors) 
     splits = {name: traces.split(name) for name in SPLITS}
     return {
         "chains": {name: len(chains) for name, chains in splits.items()},
-        "tasks": {
-            name: len({trace.task_id for trace in chains}) for name, chains in splits.items()
-        },
+        "tasks": {name: len({_task(trace) for trace in chains}) for name, chains in splits.items()},
         "unplaced": dict(Counter(part.reason for part in unplaced)),
         "extract": facts["counts"],
         "select": facts["select_counts"],
         "outliers": facts["outliers"],
     }
+
+
+def _task(trace: Trace) -> str:
+    """A chain's task as splits and provenance know it: by the hash of its prompt's words."""
+    return task_hash(trace.task_id if trace.prompt is None else trace.prompt)
 
 
 def _summary(
@@ -293,7 +296,7 @@ def _notes(counts: dict[str, Any]) -> list[str]:
         lines.append(f"Tagged:  {count(total, 'part')} could not be placed ({reasons}).")
     for part in ("extract", "select"):
         found = ", ".join(
-            f"{n:,} {name}"
+            f"{name} {n:,}"
             for name, n in counts[part].items()
             if n and name not in ("chains", "spans")
         )

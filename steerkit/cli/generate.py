@@ -241,7 +241,7 @@ def _warn_of_unknown_words(model: ThinkingModel, prompts: Sequence[str | Task]) 
     from steerkit.models import unknown_words
 
     texts = [prompt if isinstance(prompt, str) else prompt.prompt for prompt in prompts]
-    unknown = dict.fromkeys(word for text in texts for word in unknown_words(model, text))
+    unknown = dict.fromkeys(word.strip() for text in texts for word in unknown_words(model, text))
     if unknown:
         _log.warning(
             "%s does not know these words of the prompts and cannot read them: %s",

@@ -38,7 +38,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
 
 
-def percent(part: float, whole: float) -> str:
+def percent(part: int, whole: int) -> str:
     """A share in percent; a dash where there is nothing to share."""
     return f"{100 * part / whole:.1f} %" if whole else MISSING
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from steerkit.errors import SteerkitError
 
@@ -53,9 +54,13 @@ def mean_interval(
             expected="one number a task",
             found=f"shape {found.shape}, {int((~np.isfinite(found)).sum())} not finite",
         )
-    draw = np.random.default_rng(seed)
-    # a resample of n tasks is a multinomial count of each; the mean follows by one product
-    counts = draw.multinomial(len(found), np.full(len(found), 1 / len(found)), size=resamples)
-    means = counts @ found / len(found)
+    means = _resamples(len(found), resamples, seed) @ found / len(found)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(found.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _resamples(tasks: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each task occurs in every resample: multinomial counts, ``[resample, task]``."""
+    draw = np.random.default_rng(seed)
+    return draw.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples).astype(np.float64)

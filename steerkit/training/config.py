@@ -30,7 +30,7 @@ class SFTConfig:
         The Qwen2 architecture.
     """
 
-    tokens: int = 9_500_000
+    tokens: int = 12_000_000
     batch_tokens: int = 1536
     learning_rate: float = 2e-3
     warmup_tokens: int = 200_000

@@ -28,7 +28,7 @@ def test_json_holds_the_traces_in_row_order(generate, vectors, model_folder, tmp
     v = sk.read_vectors(vectors)
     fixed = (0.2 * v["uncertainty"]).at(layer=(0, 2), where="generated", unit="one")
     steer = [
-        (c * v["backtracking"]).at(where="generated", unit="one") + fixed for c in (-0.3, 0, 0.3)
+        (c * v["backtracking"]).at(where="generated", unit="one") + fixed for c in (-0.3, 0.0, 0.3)
     ]
     expected = sk.load(model_folder).generate(
         [PROMPT] * 3 + [OTHER] * 3, steer=steer * 2, samples=2, seed=5, max_new_tokens=8
@@ -78,8 +78,8 @@ def test_stream_prints_the_chain_as_it_comes(generate):
     whole = generate(PROMPT, "--json").json[0]["response"]
     result = generate(PROMPT, "--stream")
     assert result.out.startswith(whole + "\n") and "cut off" in result.out
-    for words in (["--samples", 2], [OTHER]):
-        refused = generate(PROMPT, "--stream", *words)
+    for words in ([PROMPT, "--samples", 2], [PROMPT, OTHER]):
+        refused = generate(*words, "--stream")
         assert refused.code == 2 and refused.out == "" and "2 chains" in refused.err
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from steerkit.errors import ModelError, ResourceError
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "real_model.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_model.py"
 spec = importlib.util.spec_from_file_location("real_model", SCRIPT)
 assert spec is not None and spec.loader is not None
 real_model = sys.modules["real_model"] = importlib.util.module_from_spec(spec)

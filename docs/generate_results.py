@@ -1,0 +1,110 @@
+"""Fills the result blocks of README.md from benchmarks/results; run it after a benchmark.
+
+A block stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; what is between them is
+never typed. Where a result is not there yet, the block says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from steerkit.files import write_text_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def page(text: str, results: Path = RESULTS) -> str:
+    """``text`` with every block filled; ``KeyError`` for a block that nothing can fill."""
+
+    def block(match: re.Match[str]) -> str:
+        content = BLOCKS[match[2]](results)
+        if content is None:
+            content = f"*Not measured yet: `make {MADE_BY[match[2]]}` measures it.*"
+        return f"{match[1]}{content.strip()}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _figure(results: Path) -> str | None:
+    if not (results / "effect.png").is_file():
+        return None
+    return (
+        "![Left: backtracking sentences per chain against the coefficient, with random "
+        "directions of the same length beside it. Right: what happens to right answers, closed "
+        "chains and sentences that the grammar knows.](benchmarks/results/effect.png)"
+    )
+
+
+def _effect(results: Path) -> str | None:
+    return _text(results / "effect.md")
+
+
+def _real(results: Path) -> str | None:
+    text = _text(results / "real.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    directions = next(part for title, part in parts.items() if title.startswith("Directions"))
+    # the tables of the other contrasts stay in real.md
+    directions = directions.split("\nThe other contrasts", 1)[0].rstrip()
+    title = next(title for title in parts if title.startswith("Directions"))
+    return (
+        f"{parts['']}\n\n**{title}.** {directions}\n\n**Steering.** {parts['Steering']}\n\n"
+        "Other contrasts, time and memory, and where these figures differ from an earlier run: "
+        "[benchmarks/results/real.md](benchmarks/results/real.md)."
+    )
+
+
+def _memory(results: Path) -> str | None:
+    text = _text(results / "collection_memory.json")
+    if text is None:
+        return None
+    found: dict[str, Any] = json.loads(text)
+    columns = ("chains", "thinking tokens", "spans", "seconds", "peak memory")
+    lines = [_row(columns), _row(["---"] * len(columns))]
+    for run in found["runs"]:
+        numbers = [f"{run[key]:,}" for key in ("chains", "thinking_tokens", "spans")]
+        lines.append(_row([*numbers, f"{run['seconds']:.0f}", f"{run['peak_mib']:,.0f} MiB"]))
+    first = found["runs"][0]
+    return "\n".join(lines) + (
+        f"\n\nCollection at all {first['layers']} layers of {first['model']} "
+        f"({first['source']}), one process each. Ten times the chains change the peak by "
+        f"{100 * found['growth']:+.1f} %; {100 * found['within']:.0f} % are allowed."
+    )
+
+
+BLOCKS: dict[str, Callable[[Path], str | None]] = {
+    "figure": _figure,
+    "effect": _effect,
+    "real": _real,
+    "memory": _memory,
+}
+MADE_BY = {"figure": "effect", "effect": "effect", "real": "real", "memory": "memory"}
+
+
+def sections(text: str) -> dict[str, str]:
+    """Text of a Markdown page by second-level heading; what stands before them under ``""``."""
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    head = re.sub(r"^# .+\n", "", parts[0])
+    return {"": head.strip()} | {
+        title: part.strip() for title, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+if __name__ == "__main__":
+    write_text_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")))

@@ -1,0 +1,66 @@
+"""The wheel brings its data along: it works in an environment and a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path, **options) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", *build)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
+    assert wheel.name.startswith("steerkit_thinking-")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"steerkit", next(name for name in tops if name.endswith(".dist-info"))}
+    for needed in (
+        "traces/countdown.jsonl",
+        "tasks/countdown.jsonl",
+        "models/countdown-thinking/model.safetensors",
+    ):
+        assert f"steerkit/_data/{needed}" in names
+    assert sum(entry.compress_size for entry in zipfile.ZipFile(wheel).infolist()) < 20e6
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_extracts_from_another_folder(wheel, tmp_path) -> None:
+    home, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel)
+    # the dependencies are those of this environment: a line on the path, no second copy
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    where = run(python, "-c", "import steerkit; print(steerkit.__file__)", cwd=elsewhere, env=clean)
+    assert Path(where.strip()).is_relative_to(home)
+    printed = run(home / "bin" / "steerkit", "extract", "--json", cwd=elsewhere, env=clean)
+    found = json.loads(printed)
+    assert found["model"] == "countdown-thinking"
+    assert {entry["behavior"] for entry in found["behaviors"]} >= {"backtracking", "deduction"}
+    assert (elsewhere / found["vectors"]).is_file()
+    assert (elsewhere / "out" / "vectors.png").is_file()
