@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test lint format effect real memory model data docs wheel clean
+.PHONY: help extract test format effect contrasts real memory model data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ format: $(READY) ## put the code into its one form
 effect: $(READY) ## does steering move the bundled model? (10 minutes)
 	$(BIN)/python benchmarks/effect.py
 
+contrasts: $(READY) ## which contrast steers best? (5 minutes)
+	$(BIN)/python benchmarks/contrasts.py
+
 real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
 	$(BIN)/python benchmarks/real.py
 
@@ -48,8 +51,9 @@ data: $(READY) ## write the bundled tasks and chains again
 	$(BIN)/steerkit generate --tasks data/tasks/countdown.jsonl --out out/countdown.jsonl
 	$(BIN)/steerkit annotate out/countdown.jsonl --out data/traces/countdown.jsonl
 
-docs: $(READY) ## generate docs/help.md from the command line's own help
+docs: $(READY) ## generate docs/help.md and the README's results
 	$(BIN)/python docs/generate_help.py
+	$(BIN)/python docs/generate_results.py
 
 wheel: $(READY) ## the wheel, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -270,7 +270,7 @@ class _Batch:
         if not kept or 2 * len(kept) > len(self.rows):
             return
         index = torch.tensor(kept)
-        self.cache.batch_select_indices(index.to(self.model.device))
+        self.cache.batch_select_indices(index)  # layers may lie on several devices
         self.steering.select(index)
         self.ids, self.mask, self.phase = self.ids[index], self.mask[index], self.phase[index]
         self.generated = self.generated[index]
