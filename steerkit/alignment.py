@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import TraceError
-from steerkit.positions import phases, span_tokens
+from steerkit.positions import phases, span_tokens, still_opening
 from steerkit.tasks import task_hash
 from steerkit.traces import Trace
 
@@ -61,6 +61,7 @@ def align(
     tokenizer: PreTrainedTokenizerBase,
     prompt_ids: Sequence[int],
     opened_ids: Sequence[int] | None = None,
+    waits: bool = False,
 ) -> AlignedTrace:
     """Tokens of a trace by character offsets.
 
@@ -74,6 +75,10 @@ def align(
     opened_ids:
         The rendered prompt with the opening think string at its end, if the template
         writes it; used unless the response brings an opening string of its own.
+    waits:
+        Whether the model is expected to write the opening string itself; its first positions
+        are then ``prompt`` until it has (:func:`steerkit.positions.still_opening`).
+        Otherwise it thinks from the last prompt position on.
 
     Raises :class:`TraceError` for stored token ids that do not spell the response, and
     for a span that holds no token.
@@ -95,11 +100,15 @@ def align(
         parts.insert(0, (start - len(opening), start))
     tokens = dict(zip(parts, span_tokens(parts, offsets, response), strict=True))
     thinking = tokens.get((start, end), (0, 0))
-    if opens_itself:
-        opened_at = base + max(tokens[(start - len(opening), start)][1] - 1, 0)
-    else:
-        opened_at = max(base - 1, 0)
     length = base + len(ids)
+    opened_at = max(base - 1, 0)
+    if waits or (opens_itself and opened_ids is not None):
+        written = (
+            i
+            for i, (_, right) in enumerate(offsets)
+            if not still_opening(response[:right], opening)
+        )
+        opened_at = base + next(written, len(ids))
     # the last token that touches the closing string predicts the answer's first
     closed_at = length
     if trace.closed:

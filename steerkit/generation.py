@@ -19,10 +19,10 @@ from torch import Tensor
 
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel, check_length
-from steerkit.positions import ANSWER, PAD, PROMPT, THINK
+from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
 from steerkit.sampling import Noise, choose, row_key
 from steerkit.steering import RowSteering, Steering, rows_of
-from steerkit.streaming import out_of_memory
+from steerkit.streaming import Progress, out_of_memory
 from steerkit.tasks import Task, task_hash
 from steerkit.traces import THINK as THINK_STRINGS
 from steerkit.traces import Trace, Traces
@@ -30,8 +30,6 @@ from steerkit.vectors import Terms
 
 OnToken = Callable[[int, int, str], None]
 """Called with the row, the number of tokens before this one, and the text it adds."""
-Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
 
 LONGEST = 1024
 """New tokens per chain where nothing else is asked for, or what the context leaves if less."""
@@ -49,9 +47,17 @@ class _Row:
     terms: Terms
     prompt: list[int]
     limit: int
-    phase: int
-    ids: list[int] = field(default_factory=list)
-    truncated: bool = False
+    start: int
+    phase: int = field(init=False)
+    ids: list[int] = field(init=False)
+    truncated: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything written."""
+        self.ids, self.phase, self.truncated = [], self.start, False
 
     @cached_property
     def key(self) -> int:
@@ -110,6 +116,8 @@ def generate(
     for terms that cannot be applied. Whatever happens, no hook stays behind.
     """
     _check(samples, max_new_tokens, temperature, batch_size)
+    temperature, seed = float(temperature), int(seed)  # numpy's numbers are no JSON
+    max_new_tokens = None if max_new_tokens is None else int(max_new_tokens)
     rows = _rows(model, prompts, steer, samples, max_new_tokens)
     RowSteering(model, [row.terms for row in rows])  # refuses misfits before anything runs
     waiting = [
@@ -163,33 +171,36 @@ def _rows(
         raise GenerationError("no prompt to answer", expected="at least one")
     rows: list[_Row] = []
     for place, (entry, terms) in enumerate(zip(listed, rows_of(steer, len(listed)), strict=True)):
-        task = entry if isinstance(entry, Task) else _bare_task(entry)
-        if not task.prompt.strip():
-            raise GenerationError("the prompt is empty", where=f"prompt {place}")
+        task = _task(entry, f"prompt {place}")
         prompt = model.render(task.prompt)
         model.check_ids(prompt, f"prompt {place}")
         room = LONGEST if model.context is None else model.context - len(prompt)
         limit = max_new_tokens or max(min(LONGEST, room), 1)
         check_length(model, len(prompt), limit, f"prompt {place}")
-        phase = PROMPT if _waits_for_opening(model) else THINK
+        start = PROMPT if model.waits_for_opening else THINK
         rows += [
-            _Row(len(rows) + sample, task, sample, terms, prompt, limit, phase)
+            _Row(len(rows) + sample, task, sample, terms, prompt, limit, start)
             for sample in range(samples)
         ]
     return rows
 
 
-def _bare_task(prompt: str) -> Task:
+def _task(entry: object, where: str) -> Task:
+    """A task, or a bare prompt as one; refuses what holds no readable text."""
+    prompt = entry.prompt if isinstance(entry, Task) else entry
+    if not isinstance(prompt, str):
+        raise GenerationError(
+            "not a prompt", expected="text or a Task", found=type(entry).__name__, where=where
+        )
+    if not prompt.strip():
+        raise GenerationError("the prompt is empty", where=where)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise GenerationError("the prompt is not valid Unicode text", where=where) from None
+    if isinstance(entry, Task):
+        return entry
     return Task(id=f"prompt-{task_hash(prompt)[:8]}", prompt=prompt)
-
-
-def _waits_for_opening(model: ThinkingModel) -> bool:
-    """Whether the response is expected to bring the opening think string itself.
-
-    So it is where the string is a token that the template does not write. A model that
-    knows think strings as plain text only is taken to think from its first token on.
-    """
-    return not model.opens_thinking and model.think[0] in model.tokenizer.get_vocab()
 
 
 def _halved(batch: list[_Row]) -> list[list[_Row]]:
@@ -204,7 +215,7 @@ def _halved(batch: list[_Row]) -> list[list[_Row]]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for row in batch:
-        row.ids.clear()
+        row.restart()
     half = len(batch) // 2
     return [batch[:half], batch[half:]]
 
@@ -327,9 +338,7 @@ def _phase_after(model: ThinkingModel, row: _Row) -> int:
         return ANSWER
     opening, closing = model.think
     if row.phase == PROMPT:
-        head = _spell(model, row.ids).lstrip()
-        # still on its way to the opening string, or past it, or going on without one
-        return PROMPT if len(head) < len(opening) and opening.startswith(head) else THINK
+        return PROMPT if still_opening(_spell(model, row.ids), opening) else THINK
     if model.closing_id is not None:
         return ANSWER if row.ids[-1] == model.closing_id else THINK
     return ANSWER if closing in _spell(model, row.ids[-len(closing) :]) else THINK

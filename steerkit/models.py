@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -106,9 +107,10 @@ class ThinkingModel:
 
     @property
     def pad_id(self) -> int:
-        """Token id that fills masked positions."""
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        return next((int(i) for i in (pad, eos) if i is not None), 0)
+        """Token id that fills masked positions: one that the model has an embedding of."""
+        known = self.hf.get_input_embeddings().weight.shape[0]
+        usual = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(i) for i in usual if i is not None and i < known), 0)
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -154,6 +156,15 @@ class ThinkingModel:
         """Whether the chat template itself ends in the opening think string."""
         return self.render_text("?").rstrip().endswith(self.think[0])
 
+    @cached_property
+    def waits_for_opening(self) -> bool:
+        """Whether the model is expected to write the opening think string itself.
+
+        So it is where the string is a token that the template does not write. A model that
+        knows think strings as plain text only is taken to think from its first token on.
+        """
+        return not self.opens_thinking and self.think[0] in self.tokenizer.get_vocab()
+
     def align(self, trace: Trace) -> AlignedTrace:
         """A trace as this model's tokens: see :func:`steerkit.alignment.align`.
 
@@ -189,11 +200,13 @@ class ThinkingModel:
     def _align(self, trace: Trace) -> AlignedTrace:
         if "think" not in trace.metadata and self.think != THINK:
             trace = _with_think(trace, self.think)
+        waits = self.waits_for_opening
         if trace.prompt is None:
-            return align(trace, tokenizer=self.tokenizer, prompt_ids=self._beginning)
+            beginning = self._beginning
+            return align(trace, tokenizer=self.tokenizer, prompt_ids=beginning, waits=waits)
         rendered = self.render(trace.prompt)
         if not self.opens_thinking:
-            return align(trace, tokenizer=self.tokenizer, prompt_ids=rendered)
+            return align(trace, tokenizer=self.tokenizer, prompt_ids=rendered, waits=waits)
         head = self.render_text(trace.prompt).rstrip().removesuffix(self.think[0])
         bare = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
         return align(trace, tokenizer=self.tokenizer, prompt_ids=bare, opened_ids=rendered)
@@ -295,17 +308,20 @@ def load(
         Opening and closing think string, where the tokenizer does not tell: for a model
         that writes them as plain text, ``("<think>", "</think>")``.
     device:
-        ``"cuda"``, ``"cpu"``, ...; by default the GPU if there is one. Not with ``device_map``.
+        ``"cuda"``, ``"cpu"``, ...; by default a CUDA GPU if there is one, else the CPU. Not
+        with ``device_map``.
     dtype:
         ``"bfloat16"``, ``"float16"``, ``"float32"`` (or ``bf16``, ``fp16``, ``fp32``); by
         default the checkpoint's own, but float32 for a float16 checkpoint on the CPU.
     device_map:
         Passed to Hugging Face, to spread a model with accelerate.
     revision, name:
-        A commit or tag on the Hub; another name for provenance.
+        A commit, branch or tag on the Hub, not of a bundled model; another name for
+        provenance.
 
-    Raises :class:`ModelError` for a model that cannot be found, read or understood, and
-    for one without think strings. Code that comes with a model is never run.
+    Raises :class:`ModelError` for a model that cannot be found, read, understood or moved
+    to the device, and for one without think strings. Code that comes with a model is never
+    run, and weights are read from safetensors only: nothing is unpickled.
     """
     if isinstance(source, nn.Module):
         if tokenizer is None:
@@ -320,10 +336,8 @@ def load(
                 fix="move or cast it before: hf.to(...)",
             )
         hf = getattr(source, "original_model", source)
-        known = Path(str(getattr(hf.config, "_name_or_path", ""))).name
-        return ThinkingModel(
-            hf, tokenizer, name=name or known or type(hf).__name__, revision=revision, think=think
-        )
+        called = name or _name_of(hf)
+        return ThinkingModel(hf, tokenizer, name=called, revision=revision, think=think)
     place, called, state = _resolve(source, revision)
     if device is not None and device_map is not None:
         raise ModelError("device and device_map exclude each other", fix="name one of them")
@@ -338,11 +352,24 @@ def load(
     return ThinkingModel(hf, tokenizer, name=name or called, revision=state, think=think)
 
 
+def _name_of(hf: Any) -> str:
+    """What a model in memory is called: its Hub name, its folder's name, or its class."""
+    origin = str(getattr(hf.config, "_name_or_path", ""))
+    hub = re.fullmatch(r"\w[\w.-]*/[\w.-]+", origin) and not Path(origin).exists()
+    return origin if hub else Path(origin).name or type(hf).__name__
+
+
 def _resolve(source: str | Path, revision: str | None) -> tuple[str, str, str | None]:
     """Where a model lies, what it is called, and its revision if that is known already."""
     folder = Path(source)
     bundled = bundled_models()
     if str(source) in bundled and not folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"the bundled model {str(source)!r} has one revision only",
+                found=f"revision {revision!r}",
+                fix="leave the revision away: it is for models of the Hub",
+            )
         path = bundled[str(source)]
         weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
         return str(path), str(source), weights[:16]
@@ -383,35 +410,98 @@ def _read_model(
         if wanted not in DTYPES:
             raise ModelError(f"unknown dtype {wanted!r}", expected="one of " + ", ".join(DTYPES))
         wanted = DTYPES[wanted]
+    target = _checked_device(device, device_map)
+    try:
+        # False, not None: else Hugging Face asks on the terminal whether to run a model's code
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        if wanted == "auto" and target.type == "cpu" and config.dtype == torch.float16:
+            wanted = torch.float32  # float16 arithmetic is slow and coarse on a CPU
+        _refuse_pickled(place, config)
+        hf = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=wanted,
+            device_map=device_map,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        if "cannot be loaded with `safetensors`" in str(problem):  # on the Hub, and only there
+            raise _pickled(place, _first_line(problem)) from problem
+        raise ModelError(
+            f"cannot load the model {place!r}",
+            found=_first_line(problem),
+            fix="check the name, that it is on this machine or the Hub can be reached, and that "
+            "access was granted; a model that needs code of its own cannot be loaded",
+        ) from problem
+    except (SafetensorError, RuntimeError, AssertionError, MemoryError) as problem:
+        if device_map is not None and not isinstance(problem, SafetensorError):
+            if _memory_ran_out(problem) or isinstance(problem, AssertionError):
+                raise _cannot_move(place, f"device_map={device_map!r}", problem) from problem
+        raise ModelError(
+            f"cannot read the weights of {place!r}",
+            found=_first_line(problem),
+            fix="they are damaged or of another shape than config.json says: get them again",
+        ) from problem
+    if device_map is not None:
+        return hf
+    try:
+        return hf.to(target)
+    except (RuntimeError, AssertionError, ImportError, MemoryError) as problem:
+        raise _cannot_move(place, str(target), problem) from problem
+
+
+def _checked_device(
+    device: str | torch.device, device_map: str | Mapping[str, Any] | None
+) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError:
         raise ModelError(
             f"unknown device {device!r}", expected="cpu, cuda, cuda:0, mps ..."
         ) from None
+    spread = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    if "meta" in (target.type, *map(str, spread)):
+        raise ModelError("the meta device holds no weights", fix="use --device cpu")
     if target.type == "cuda" and not torch.cuda.is_available() and device_map is None:
         raise ModelError("no CUDA device here", found=str(device), fix="use --device cpu")
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision)
-        if wanted == "auto" and target.type == "cpu" and config.dtype == torch.float16:
-            wanted = torch.float32  # float16 arithmetic is slow and coarse on a CPU
-        hf = AutoModelForCausalLM.from_pretrained(
-            place, revision=revision, dtype=wanted, device_map=device_map
-        )
-    except (OSError, ValueError, KeyError, ImportError) as problem:
-        raise ModelError(
-            f"cannot load the model {place!r}",
-            found=_first_line(problem),
-            fix="check the name, that it is on this machine or the Hub can be reached, and that "
-            "access was granted",
-        ) from problem
-    except (SafetensorError, RuntimeError) as problem:
-        raise ModelError(
-            f"cannot read the weights of {place!r}",
-            found=_first_line(problem),
-            fix="they are damaged or of another shape than config.json says: get them again",
-        ) from problem
-    return hf if device_map is not None else hf.to(target)
+    return target
+
+
+def _refuse_pickled(place: str, config: Any) -> None:
+    """Refuse a folder whose weights could only be unpickled; one without weights passes."""
+    named = str(getattr(config, "transformers_weights", None) or "")
+    folder = Path(place)
+    safe = any(folder.glob("*.safetensors")) or not folder.is_dir()
+    found = [file.name for end in ("bin", "pt", "pth") for file in sorted(folder.glob(f"*.{end}"))]
+    if named.endswith(".bin") or (found and not safe):
+        raise _pickled(place, named or ", ".join(found))
+
+
+def _pickled(place: str, found: str) -> ModelError:
+    return ModelError(
+        f"the weights of {place!r} are pickled, and reading them could run code",
+        expected="model.safetensors",
+        found=found,
+        fix="convert it to safetensors first",
+    )
+
+
+def _memory_ran_out(problem: BaseException) -> bool:
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(problem, MemoryError) or any(text in str(problem) for text in texts)
+
+
+def _cannot_move(place: str, target: str, problem: BaseException) -> ModelError:
+    room = "name a dtype of half the size, spread the model with device_map, or use --device cpu"
+    short = _memory_ran_out(problem)
+    return ModelError(
+        f"no memory left for {place!r} on {target}" if short else f"cannot use {target} here",
+        found=_first_line(problem),
+        fix=room if short else "use --device cpu, or install PyTorch for this device",
+    )
 
 
 def _read_tokenizer(place: str, revision: str | None) -> Any:

@@ -101,6 +101,17 @@ def span_tokens(
     return ranges
 
 
+def still_opening(text: str, opening: str) -> bool:
+    """Whether a response that should open its thinking itself has not done so yet.
+
+    ``text`` is what it has written so far. While it may still become the opening string its
+    positions are ``prompt``; with the token that completes the string, or that makes clear
+    that it goes on without one, its thinking begins.
+    """
+    head = text.lstrip()
+    return len(head) < len(opening) and opening.startswith(head)
+
+
 def phases(length: int, think_start: int, answer_start: int) -> Int8[Tensor, " position"]:
     """Phase of each of ``length`` positions, by the token that it predicts.
 

@@ -83,9 +83,23 @@ class Noise:
         words = _splitmix(keys ^ _splitmix(self._seed ^ np.uint64(step)))
         halves = torch.from_numpy(words.view(np.int32).reshape(-1, 2).copy()).to(self._device)
         mixed = _mix(_mix(self._tokens ^ halves[:, :1]) ^ halves[:, 1:])
-        # u in (0, 1); log1p keeps small u exact, and those decide who wins
-        uniform = (mixed.to(torch.float32) + 2147483648.5) * 2.0**-32
-        return -torch.log(-torch.log1p(-uniform))
+        return gumbel_of(mixed)
+
+
+def gumbel_of(bits: Int32[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel values -log(-log(1 - u)) of u = (b + 0.5) / 2^32, always finite.
+
+    b counts the 32 bits from the most negative integer. Small u give the large values, which
+    decide who wins. Float32 is finest near zero, so the distance to the nearer end of (0, 1)
+    is what is computed: no value is rounded to an end, where the noise would be infinite.
+    """
+    # b for the lower half of the range, 2^32 - 1 - b for the upper: both are small integers
+    low = bits < 0
+    near = torch.where(low, bits ^ -(2**31), bits ^ (2**31 - 1))
+    end = (near.to(torch.float32) + 0.5) * 2.0**-32  # distance of u from 0 or from 1
+    # -log(1 - u): exact at both ends
+    exponential = torch.where(low, -torch.log1p(-end), -torch.log(end))
+    return -torch.log(exponential)
 
 
 def choose(
@@ -96,8 +110,16 @@ def choose(
     """Next tokens: argmax of logits / temperature + Gumbel noise.
 
     With Gumbel noise that is an exact sample of softmax(logits / temperature) (Gumbel
-    1954; "Gumbel-max"). Temperature 0 is greedy and takes no noise.
+    1954; "Gumbel-max"). Temperature 0 is greedy and takes no noise. Raises
+    :class:`GenerationError` for logits without a largest finite value: what overflowed would
+    be sampled as if it were a wish of the model.
     """
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise GenerationError(
+            "the model's logits are not finite",
+            found="NaN or infinity",
+            fix="use bfloat16 or float32 instead of float16, or smaller coefficients",
+        )
     if temperature == 0.0:
         return logits.argmax(dim=-1)
     if noise is None:

@@ -136,7 +136,9 @@ def _editor(layer: int, edit: _LayerEdit) -> Callable[..., Tensor | None]:
         if edit.vectors.device != hidden.device:
             edit.vectors = edit.vectors.to(hidden.device)
         touched = (weights != 0).any(dim=-1, keepdim=True)
-        edited = (hidden.float() + weights @ edit.vectors).to(hidden.dtype)
+        # a user's autocast must not turn the product into half precision
+        with torch.autocast(hidden.device.type, enabled=False):
+            edited = (hidden.float() + weights @ edit.vectors).to(hidden.dtype)
         return torch.where(touched, edited, hidden)
 
     return apply

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,6 +20,7 @@ from steerkit.vectors import Terms
 from tests.test_steering import direction
 from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model
 
+ROOT = Path(__file__).parents[1]
 PROMPTS = ["Use 3, 7, 8 to make 29.", "Use 5, 6, 20 to make 14.", "Use 2, 9 to make 18."]
 LONGER = "Use 3, 7, 8 to make 29. Use 3, 7, 8 to make 29."
 
@@ -194,28 +199,41 @@ def test_phases_are_those_of_the_aligned_trace(model, monkeypatch) -> None:
     assert traces[1].closed and 2 in seen[1]
 
 
-@pytest.mark.parametrize("style", ["old", "plain"])
-def test_phases_without_a_template_that_opens(style) -> None:
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [
+        ("old", "<think> 3 + 8</think> 7"),
+        ("old", "\n<think>\n3 + 8\n</think>\n7"),
+        ("old", "3 + 8</think> 7"),  # it was expected to open its thinking and did not
+        ("plain", "( 1 3 + 8 1 ) 7"),
+        ("plain", "3 + 8 1 ) 7"),
+        ("plain", "3 + 8"),
+    ],
+)
+def test_phases_without_a_template_that_opens(style, text, monkeypatch) -> None:
     """Older R1 templates leave the opening to the model; other models know it as text only."""
-    from steerkit.generation import _phase_after, _Row, _waits_for_opening
+    import steerkit.generation as generation
     from steerkit.training.tokenizer import THINK_OPEN, build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace(THINK_OPEN + "\\n", "")
     think = ("<think>", "</think>") if style == "old" else ("( 1", "1 )")
     model = ThinkingModel(tiny_hf(), tokenizer, name="tiny", think=think)
-    assert not model.opens_thinking and _waits_for_opening(model) == (style == "old")
-    text = f"{think[0]} 3 + 8 {think[1]} 7"
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    row = _Row(0, Task("a", "b"), 0, Terms(), [1], 99, 0 if style == "old" else 1)
-    found = []
-    for token in ids:
-        row.ids.append(token)
-        row.phase = _phase_after(model, row)
-        found.append(row.phase)
-    pieces = [tokenizer.decode([token]) for token in ids]
-    closed_at = max(i for i in range(len(pieces)) if pieces[i].strip() in ("</think>", ")"))
-    assert found == [1] * closed_at + [2] * (len(ids) - closed_at)
+    assert not model.opens_thinking and model.waits_for_opening == (style == "old")
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    seen: list[int] = []
+    place = generation.RowSteering.place
+
+    def spy(self, phase, generated):
+        seen.extend(phase[0].tolist())
+        place(self, phase, generated)
+
+    monkeypatch.setattr(generation.RowSteering, "place", spy)
+    planted = iter(ids)
+    monkeypatch.setattr(generation, "choose", lambda *_: torch.tensor([next(planted)]))
+    trace = model.generate(PROMPTS[0])[0]
+    assert trace.response == text
+    assert seen == model.align(trace).phases.tolist()
 
 
 def test_traces_say_how_they_were_made_and_can_be_kept(model, tmp_path) -> None:
@@ -295,21 +313,51 @@ def test_a_context_steers_generate_and_can_be_overruled(model) -> None:
     assert model.generate(PROMPTS[0], **options) == plain != steered
 
 
-def test_running_out_of_memory_halves_the_batch(model) -> None:
-    expected = model.generate(PROMPTS, samples=3, max_new_tokens=10)
+@pytest.mark.parametrize("calls", [0, 6])
+def test_running_out_of_memory_halves_the_batch(model, calls) -> None:
+    """Whether at once or in the middle of a chain: what was begun is begun anew."""
+    closing = direction()
+    closing.tensor[1] = model.hf.get_input_embeddings().weight[model.closing_id]
+    options = {
+        "samples": 3,
+        "max_new_tokens": 10,
+        "steer": 3.0 * closing.at(where="think") + 0.5 * direction(1).at(where="answer"),
+    }
+    expected = model.generate(PROMPTS, **options)
+    assert any(trace.closed for trace in expected)
     sizes = []
 
     def small(module, args, kwargs):
         sizes.append(kwargs["input_ids"].shape[0])
-        if sizes[-1] > 3:
+        if sizes[-1] > 3 and len(sizes) > calls:
             raise torch.OutOfMemoryError("planted")
 
     handle = model.hf.register_forward_pre_hook(small, with_kwargs=True)
     try:
-        found = model.generate(PROMPTS, samples=3, max_new_tokens=10)
+        found = model.generate(PROMPTS, **options)
     finally:
         handle.remove()
     assert max(sizes) == 9 and found == expected
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """In a process of its own: here the type checker of the tests would stop them."""
+    code = (
+        "import json, numpy as np; from tests.tiny import tiny_model; model = tiny_model();"
+        "a = model.generate('Use 3, 7, 8.', temperature=0.5, seed=3, max_new_tokens=4);"
+        "b = model.generate('Use 3, 7, 8.', temperature=np.float32(0.5), seed=np.int64(3),"
+        " max_new_tokens=np.int64(4));"
+        "assert a == b; json.dumps(b[0].to_json())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_overflow_is_an_error_and_not_a_chain() -> None:
+    model = tiny_model("qwen2")
+    model.hf.to(torch.float16)
+    with pytest.raises(GenerationError, match="not finite"):
+        model.generate(PROMPTS[0], steer=1e5 * direction(), max_new_tokens=3)
 
 
 def test_progress_counts_rows(model) -> None:
@@ -325,6 +373,7 @@ def test_progress_counts_rows(model) -> None:
     [
         ([], {}, "no prompt"),
         ("  ", {}, "empty"),
+        ("Use \ud83d 7", {}, "Unicode"),
         (PROMPTS[0], {"samples": 0}, "samples"),
         (PROMPTS[0], {"max_new_tokens": 0}, "max_new_tokens"),
         (PROMPTS[0], {"batch_size": 0}, "batch_size"),

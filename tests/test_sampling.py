@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerkit.errors import GenerationError
-from steerkit.sampling import Noise, choose, row_key
+from steerkit.sampling import Noise, choose, gumbel_of, row_key
 
 CPU = torch.device("cpu")
 EULER = 0.5772156649015329
@@ -54,6 +54,38 @@ def test_noise_depends_on_seed_key_step_and_token_alone(seed: int, step: int, sa
     assert torch.equal(whole, turned.flip(0))
     assert torch.equal(whole[1:2, :41], shorter)
     assert bool(torch.isfinite(whole).all())
+
+
+def test_noise_is_finite_and_exact_at_both_ends() -> None:
+    """Rounded to an end, one token in 2^26 would win against any logits."""
+    edge = [-(2**31), -(2**31) + 1, -(2**31) + 64, -1, 0, 1, 2**31 - 65, 2**31 - 1]
+    bits = torch.tensor(edge, dtype=torch.int32)
+    u = (bits.double() + 2**31 + 0.5) / 2**32
+    expected = -torch.log(-torch.log1p(-u))
+    torch.testing.assert_close(gumbel_of(bits).double(), expected, rtol=1e-5, atol=1e-6)
+    assert float(gumbel_of(bits)[0]) == pytest.approx(32.5 * math.log(2) + math.log(2) / 2, abs=0.4)
+    whole = Noise(0, 151_936, CPU).gumbel(keys(*(f"task {i}" for i in range(150))), 0)
+    assert bool(torch.isfinite(whole).all())
+    # the largest of n standard Gumbel values is log n + a standard Gumbel value
+    assert abs(float(whole.amax(dim=1).mean()) - math.log(151_936) - EULER) < 0.5
+
+
+def test_a_certain_token_is_always_chosen_from_a_large_vocabulary() -> None:
+    logits = torch.zeros(1, 151_936)
+    logits[0, 7] = 60.0
+    noise = Noise(0, 151_936, CPU)
+    for first in range(0, 1200, 100):
+        rows = keys(*(f"task {i}" for i in range(first, first + 100)))
+        assert set(choose(logits.expand(100, -1), 1.0, noise.gumbel(rows, 3)).tolist()) == {7}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    logits = torch.tensor([[0.0, 1.0], [bad, bad]])
+    for temperature in (0.0, 1.0):
+        with pytest.raises(GenerationError, match="not finite"):
+            choose(logits, temperature, torch.zeros(2, 2))
+    assert choose(torch.tensor([[0.0, -float("inf")]]), 0.0, None).tolist() == [0]
 
 
 def test_noise_never_changes_between_versions() -> None:
