@@ -10,7 +10,7 @@ READY := .venv/.ready
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-# the environment is made anew when what it holds should change
+# the environment is installed into again when what it holds should change
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'steerkit needs Python 3.11 or newer: make PYTHON=/path/to/python3.11'; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -97,7 +97,8 @@ def measure(n: int) -> dict[str, Any]:
     except ResourceError:
         model, base, source = random_model(), synthetic_traces(200), "random model and chains"
     traces = sk.Traces(
-        replace(base[i % len(base)], id=f"{base[i % len(base)].id}#{i // len(base)}")
+        # every chain a task of its own, so that what is kept by task grows as it would
+        replace(base[i % len(base)], id=f"chain-{i}", task_id=f"task-{i}", prompt=f"Use {i}, 7.")
         for i in range(n)
     )
     started = time.perf_counter()

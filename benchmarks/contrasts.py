@@ -57,7 +57,10 @@ def main() -> int:
         vectors = sk.extract(model, chains, contrast=contrast)
         for name in BEHAVIORS:
             direction = vectors[name]
-            i = direction.row(direction.layer or 0)
+            if direction.layer is None:
+                print(f"{contrast}: no layer for {name}, left out", file=sys.stderr)
+                continue
+            i = direction.row(direction.layer)
             for sign in (-1, 1):
                 steered = generate(sign * options.coefficient * direction)
                 change = mean_interval(

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from effect_report import draw, markdown
-from real_measures import machine
+from real_measures import code_digest, machine
 
 import steerkit as sk
 from steerkit.behaviors import UNPARSED
@@ -174,7 +174,14 @@ def main() -> int:
     direction = vectors[BEHAVIOR]
     tasks = evaluation_tasks(vectors, options.tasks)
     rows = conditions(direction, options.curve, options.coefficient, options.random)
-    made_from = [model.revision, direction.digest, direction.layer, len(tasks), options.tokens]
+    made_from = [
+        code_digest(),
+        model.revision,
+        direction.digest,
+        direction.layer,
+        len(tasks),
+        options.tokens,
+    ]
     mark = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     state = Path("out") / "effect"
     stamp = state / "made-from.sha256"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import real_model
-from real_measures import load_at_start, machine, measure, peak_memory, summarise
+from real_measures import code_digest, load_at_start, machine, measure, peak_memory, summarise
 from real_report import LABELS, excerpts, markdown, write_results
 
 import steerkit as sk
@@ -325,6 +325,7 @@ def main() -> None:
     annotated = reference / "r1_distill_qwen_1.5b_annotated.json"
     means = reference / "r1_distill_qwen_1.5b_mean_vectors.pt"
     settings = {
+        "code": code_digest(),
         "model": manifest["files"],
         "chains": real_model.sha256_of(annotated),
         "means": real_model.sha256_of(means),
@@ -336,7 +337,7 @@ def main() -> None:
     }
     state = open_state(Path("out") / "real", settings, arguments.fresh)
 
-    model = sk.load(str(folder), think=("<think>", "</think>"), dtype="bf16")
+    model = sk.load(str(folder), think=("<think>", "</think>"), dtype="bf16", device="cpu")
     chains, unplaced = sk.read_tagged(annotated)
     print(f"{chains!r}; {len(unplaced)} spans could not be placed", file=sys.stderr)
     chains = sk.Traces(head(trace, model.tokenizer, arguments.tokens) for trace in chains)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
@@ -80,6 +81,18 @@ def interval(rows: Sequence[Mapping[str, Any]], marker: str) -> tuple[float, flo
     draw = random.Random(0)
     rates = sorted(rate(draw.choices(rows, k=len(rows)), marker) for _ in range(2000))
     return rates[49], rates[1949]
+
+
+def code_digest() -> str:
+    """SHA-256 of the package's source and of PyTorch's version: what results depend on."""
+    import torch
+
+    import steerkit
+
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(Path(steerkit.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def peak_memory() -> int:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.resources import data as data
+    from steerkit.spans import Span as Span
     from steerkit.tasks import Task as Task
     from steerkit.tasks import read_tasks as read_tasks
     from steerkit.tasks import write_tasks as write_tasks
-    from steerkit.traces import Span as Span
     from steerkit.traces import Trace as Trace
     from steerkit.traces import Traces as Traces
     from steerkit.traces import read_traces as read_traces
@@ -51,8 +51,9 @@ _HOMES = {
     "plots": ("plot_layers",),
     "positions": ("Window",),
     "resources": ("data",),
+    "spans": ("Span",),
     "tasks": ("Task", "read_tasks", "write_tasks"),
-    "traces": ("Span", "Trace", "Traces", "read_traces", "write_traces"),
+    "traces": ("Trace", "Traces", "read_traces", "write_traces"),
     "vectors": ("Direction", "SteeringVectors", "Term", "Terms", "read_vectors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,7 +12,6 @@ from torch import Tensor
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import TraceError
 from steerkit.positions import phases, span_tokens, still_opening
-from steerkit.tasks import task_hash
 from steerkit.traces import Trace
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def align(
     return AlignedTrace(
         trace_id=trace.id,
         task_id=trace.task_id,
-        task_key=task_hash(trace.task_id if trace.prompt is None else trace.prompt),
+        task_key=trace.task_key,
         ids=(*prompt, *ids),
         prompt_length=base,
         offsets=tuple(offsets),

@@ -18,7 +18,7 @@ class Behavior:
     Attributes
     ----------
     name:
-        Lower-case words joined by hyphens; the label in traces files.
+        Lower-case words joined by hyphens or underscores; the label in traces files.
     definition:
         One sentence an annotator could work by.
     color:
@@ -37,7 +37,7 @@ class Behavior:
             if name is not None and not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
                 raise BehaviorError(
                     "a behaviour has an unusable name",
-                    expected="lower-case words joined by hyphens",
+                    expected="lower-case words joined by hyphens or underscores",
                     found=repr(name),
                 )
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", self.color):
@@ -75,14 +75,14 @@ def behaviors() -> tuple[Behavior, ...]:
 def declare(behavior: Behavior) -> Behavior:
     """Make a behaviour of your own known to readers, extraction and steering.
 
-    Declaring the same behaviour twice is harmless; declaring another one under a
-    name or short name in use raises :class:`BehaviorError`.
+    Declaring one of your own again replaces it, as when a notebook cell is run twice. A name
+    or short name of another behaviour, and one built in, raise :class:`BehaviorError`.
     """
     taken = {name for b in behaviors() if b.name != behavior.name for name in (b.name, b.short)}
     taken.add(UNPARSED)
     clash = next((n for n in (behavior.name, behavior.short) if n in taken and n), None)
-    existing = _known.get(behavior.name)
-    if clash or existing not in (None, behavior):
+    built_in = next((b for b in _BUILT_IN if b.name == behavior.name), behavior)
+    if clash or built_in != behavior:
         raise BehaviorError(
             f"the name {clash or behavior.name!r} is taken by another behaviour",
             fix="choose another name",

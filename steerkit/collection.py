@@ -11,12 +11,13 @@ from torch import Tensor
 from steerkit.alignment import AlignedTrace
 from steerkit.behaviors import behavior, behaviors
 from steerkit.errors import ExtractionError
+from steerkit.layers import Layers, layer_numbers
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import Batch, Chain, Reading
 from steerkit.streaming import Item, Progress, TooLong, stream
-from steerkit.traces import Trace
+from steerkit.traces import Trace, Traces
 
 
 def trace_digest(trace: Trace) -> str:
@@ -59,9 +60,9 @@ def _chain(trace: Trace, chain: AlignedTrace, window: Window, labels: Sequence[s
 
 def collect(
     model: ThinkingModel,
-    traces: Sequence[Trace],
+    traces: Iterable[Trace],
     *,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     labels: Iterable[str] | None = None,
     window: Window | None = None,
     batch_tokens: int = 4096,
@@ -79,7 +80,7 @@ def collect(
         Annotated chains. Chains without spans still count in the mean over thinking
         sections and in the norms.
     layers:
-        Model layers to read at ``hook_resid_post``; all of them by default.
+        Model layers to read at ``hook_resid_post``, one or several; all of them by default.
     labels:
         Behaviours to sum; by default every known one that has a span. Shards that are to
         be added up must name the same labels.
@@ -104,7 +105,7 @@ def collect(
     that is too long), :class:`BehaviorError` for unknown labels, :class:`TraceError` for a
     chain that does not align. Running out of memory halves the batch and goes on.
     """
-    chosen = model_layers(model, layers)
+    chosen, traces = model_layers(model, layers), Traces(traces)
     window = Window() if window is None else window
     found = {span.label for trace in traces for span in trace.spans}
     if labels is None:
@@ -136,15 +137,15 @@ def collect(
     return moments.cpu()
 
 
-def model_layers(model: ThinkingModel, layers: Iterable[int] | None) -> list[int]:
+def model_layers(model: ThinkingModel, layers: Layers | None) -> list[int]:
     """Layers to read, ascending; :class:`ExtractionError` for one that does not exist."""
-    chosen = range(model.n_layers) if layers is None else sorted(set(layers))
+    if layers is None:
+        return list(range(model.n_layers))
+    chosen = sorted(layer_numbers(layers, ExtractionError))
     for layer in chosen:
         if not 0 <= layer < model.n_layers:
             raise ExtractionError(
                 f"layer {layer} does not exist",
                 expected=f"layers 0 to {model.n_layers - 1} of {model.name}",
             )
-    if not chosen:
-        raise ExtractionError("no layer to read", expected="at least one")
-    return list(chosen)
+    return chosen

@@ -63,6 +63,10 @@ class TraceError(SteerkitError, ValueError):
     """A trace, span or traces file that cannot be used."""
 
 
+class WindowError(SteerkitError, ValueError):
+    """A window that reads no token of any span."""
+
+
 class ModelError(SteerkitError, ValueError):
     """A model, tokenizer or think format that cannot be used."""
 
@@ -81,6 +85,10 @@ class SteeringError(SteerkitError, ValueError):
 
 class GenerationError(SteerkitError, ValueError):
     """A generation that cannot be started: prompt, length, temperature, rows."""
+
+
+class StatisticsError(SteerkitError, ValueError):
+    """Outcomes from which no interval can be computed."""
 
 
 class TrainingError(SteerkitError, RuntimeError):

@@ -26,12 +26,12 @@ from steerkit.directions import (
 from steerkit.directions import contrast as contrast_of
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice import auroc, suggested_layer
+from steerkit.layers import Layers
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import REPLICATES
 from steerkit.streaming import Progress, TooLong
-from steerkit.tasks import task_hash
 from steerkit.traces import Trace, Traces
 from steerkit.vectors import Direction, SteeringVectors
 
@@ -43,15 +43,15 @@ _log = logging.getLogger(__name__)
 
 def extract(
     model: ThinkingModel,
-    traces: Traces,
+    traces: Iterable[Trace],
     *,
-    behaviors: Iterable[str] | None = None,
+    behaviors: str | Iterable[str] | None = None,
     contrast: str = DEFAULT_CONTRAST,
-    layers: Iterable[int] | None = None,
+    layers: Layers | None = None,
     window: Window | None = None,
     batch_tokens: int = 4096,
     seed: int = 0,
-    select: Traces | None = None,
+    select: Iterable[Trace] | None = None,
     too_long: TooLong = "refuse",
     progress: Progress | None = None,
 ) -> SteeringVectors:
@@ -64,10 +64,11 @@ def extract(
     Parameters
     ----------
     model, traces:
-        A thinking model and annotated chains, its own or another's.
+        A thinking model and annotated chains, its own or another's: :class:`Traces`, or any
+        sequence of :class:`Trace`.
     behaviors:
-        Behaviours to return; by default every one that has the spans it needs. The others'
-        spans still serve as contrast.
+        Behaviours to return, one or several; by default every one that has the spans it
+        needs. The others' spans still serve as contrast.
     contrast:
         ``overall``, ``rest``, ``balanced``, ``within`` or ``A:B``: see
         :func:`steerkit.directions.contrast`.
@@ -82,10 +83,13 @@ def extract(
     :class:`SteeringVectors`, a readable table in a notebook. The same call on the same
     machine and versions gives the same values to the last bit.
 
-    Raises what :func:`collect` raises, and :class:`ExtractionError` for a behaviour asked
+    Raises what :func:`collect` raises (:class:`TraceError` also for what are no traces, such
+    as a path), and :class:`ExtractionError` for a behaviour asked
     for that lacks the spans its contrast needs.
     """
-    chosen = model_layers(model, layers)
+    chosen, traces = model_layers(model, layers), Traces(traces)
+    select = None if select is None else Traces(select)
+    behaviors = [behaviors] if isinstance(behaviors, str) else behaviors
     asked = None if behaviors is None else [behavior(name).name for name in behaviors]
     used = traces.split("extract") if select is None else traces
     kept = traces.split("select") if select is None else select
@@ -191,7 +195,7 @@ def _labelled(traces: Traces) -> dict[str, int]:
 
 
 def _tasks(traces: Sequence[Trace]) -> list[str]:
-    return sorted({task_hash(t.task_id if t.prompt is None else t.prompt) for t in traces})
+    return sorted({trace.task_key for trace in traces})
 
 
 def _check_disjoint(used: Sequence[Trace], kept: Sequence[Trace]) -> None:

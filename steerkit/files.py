@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from steerkit.errors import ResourceError, SteerkitError
 
@@ -18,7 +19,8 @@ def read_jsonl(
     """Yield (line number from 1, object) for every non-empty line of a JSONL file.
 
     Raises :class:`ResourceError` for a missing file and ``error``, naming file and
-    line, for text that is not UTF-8, not JSON, or not an object.
+    line, for text that is not UTF-8, not JSON, or not an object. NaN and infinite numbers
+    are not JSON, and half of a surrogate pair is not text.
     """
     file = Path(path)
     if not file.is_file():
@@ -36,17 +38,7 @@ def read_jsonl(
             if not raw.strip():
                 continue
             where = f"{path}, line {number}"
-            try:
-                record = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as problem:
-                raise error(f"not UTF-8: {problem.reason}", where=where) from None
-            except json.JSONDecodeError as problem:
-                raise error(
-                    "not valid JSON",
-                    expected="one JSON object a line",
-                    found=f"{problem.msg} at column {problem.colno}",
-                    where=where,
-                ) from None
+            record = parse_json(raw, error, where, expected="one JSON object a line")
             if not isinstance(record, dict):
                 raise error(
                     "not a JSON object",
@@ -54,7 +46,52 @@ def read_jsonl(
                     found=type(record).__name__,
                     where=where,
                 )
+            if b"\\ud" in raw.lower():
+                refuse_surrogates(record, error, where)
             yield number, record
+
+
+def parse_json(raw: bytes, error: type[SteerkitError], where: object, *, expected: str) -> Any:
+    """The value that UTF-8 JSON holds; ``error``, naming ``where``, for anything else.
+
+    NaN, infinite numbers, numbers of thousands of digits and nesting beyond what Python can
+    follow are refused as well.
+    """
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+    except UnicodeDecodeError as problem:
+        raise error(f"not UTF-8: {problem.reason}", where=where) from None
+    except json.JSONDecodeError as problem:
+        found = f"{problem.msg} at column {problem.colno}"
+    except ValueError as problem:
+        found = str(problem)
+    except RecursionError:
+        found = "too many brackets inside one another"
+    raise error("not valid JSON", expected=expected, found=found, where=where)
+
+
+def refuse_surrogates(value: Any, error: type[SteerkitError], where: object) -> None:
+    """Refuse JSON whose strings hold half of a surrogate pair, as ``"\\ud83d"`` alone is."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise error(
+            "a string holds half of a surrogate pair, which is no character",
+            found=json.dumps(problem.object[problem.start]),
+            where=where,
+            fix="write the character whole, or leave it out",
+        ) from None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits}, which is too large")
+    return number
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> Path:

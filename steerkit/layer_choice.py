@@ -44,6 +44,7 @@ class _Projections:
         directions: Mapping[int, Float64[Tensor, "direction d_model"]],
         rows: list[Tensor],
         labels: list[str],
+        counters: Counter[str],
     ) -> None:
         spans = [
             (row * width + start - 1, label)
@@ -51,6 +52,8 @@ class _Projections:
             for start, _, label in chain.spans
             if start > 0
         ]
+        self._without = sum(len(chain.spans) for _, chain in batch) - len(spans)
+        self._counters = counters
         self._at = torch.tensor([position for position, _ in spans], dtype=torch.int64)
         self._labels = [label for _, label in spans]
         self._directions, self._found = directions, list[Tensor]()
@@ -67,6 +70,7 @@ class _Projections:
         found = torch.stack([part.to(device) for part in self._found])  # layer, span, direction
         self._rows.append(found.cpu())
         self._all_labels.extend(self._labels)
+        self._counters["spans without a token before them"] += self._without
 
 
 def auroc(
@@ -96,7 +100,8 @@ def auroc(
     layers:
         Model layers of the rows.
     batch_tokens, too_long, counters, progress:
-        As for :func:`steerkit.extraction.collect`.
+        As for :func:`steerkit.extraction.collect`; a span that begins at the first token of
+        all has none before it and is left out and counted.
 
     Returns
     -------
@@ -110,9 +115,10 @@ def auroc(
         for i, layer in enumerate(layers)
     }
     known = {b.name for b in behaviors()}
+    counted = Counter[str]() if counters is None else counters
 
     def start(batch: list[Item], width: int) -> _Projections:
-        return _Projections(batch, width, at_layer, rows, labels)
+        return _Projections(batch, width, at_layer, rows, labels, counted)
 
     stream(
         model,
@@ -121,7 +127,7 @@ def auroc(
         start,
         batch_tokens=batch_tokens,
         too_long=too_long,
-        counters=counters,
+        counters=counted,
         progress=progress,
     )
     return areas(torch.cat(rows, dim=1), labels, names) if labels else {}

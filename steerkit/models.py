@@ -437,9 +437,8 @@ def _read_model(
             "access was granted; a model that needs code of its own cannot be loaded",
         ) from problem
     except (SafetensorError, RuntimeError, AssertionError, MemoryError) as problem:
-        if device_map is not None and not isinstance(problem, SafetensorError):
-            if _memory_ran_out(problem) or isinstance(problem, AssertionError):
-                raise _cannot_move(place, f"device_map={device_map!r}", problem) from problem
+        if device_map is not None and _of_the_device(problem):
+            raise _cannot_move(place, f"device_map={device_map!r}", problem) from problem
         raise ModelError(
             f"cannot read the weights of {place!r}",
             found=_first_line(problem),
@@ -475,7 +474,7 @@ def _refuse_pickled(place: str, config: Any) -> None:
     named = str(getattr(config, "transformers_weights", None) or "")
     folder = Path(place)
     safe = any(folder.glob("*.safetensors")) or not folder.is_dir()
-    found = [file.name for end in ("bin", "pt", "pth") for file in sorted(folder.glob(f"*.{end}"))]
+    found = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
     if named.endswith(".bin") or (found and not safe):
         raise _pickled(place, named or ", ".join(found))
 
@@ -494,13 +493,19 @@ def _memory_ran_out(problem: BaseException) -> bool:
     return isinstance(problem, MemoryError) or any(text in str(problem) for text in texts)
 
 
+def _of_the_device(problem: BaseException) -> bool:
+    """Whether loading failed because of where the weights should go, not of what they are."""
+    absent = isinstance(problem, AssertionError) or "device" in _first_line(problem)
+    return absent or _memory_ran_out(problem)
+
+
 def _cannot_move(place: str, target: str, problem: BaseException) -> ModelError:
     room = "name a dtype of half the size, spread the model with device_map, or use --device cpu"
     short = _memory_ran_out(problem)
     return ModelError(
         f"no memory left for {place!r} on {target}" if short else f"cannot use {target} here",
         found=_first_line(problem),
-        fix=room if short else "use --device cpu, or install PyTorch for this device",
+        fix=room if short else "name a device that is here, such as --device cpu",
     )
 
 
@@ -514,7 +519,7 @@ def _read_tokenizer(place: str, revision: str | None) -> Any:
         # whatever tokenizer.json holds; where the folder declares the general class, read it so
         general = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
         reader: Any = PreTrainedTokenizerFast if general else AutoTokenizer
-        return reader.from_pretrained(place, revision=revision)
+        return reader.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise ModelError(
             f"cannot load the tokenizer of {place!r}",

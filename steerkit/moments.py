@@ -43,8 +43,9 @@ class Moments:
     counters:
         What was read and what was left out: chains, spans, empty windows, ...
 
-    ``a + b`` adds moments of different chains: shards, resumed runs, machines. Their size
-    depends on labels, layers and width alone, never on the number of chains.
+    ``a + b`` adds moments of different chains: shards, resumed runs, machines. The size of
+    the tensors depends on labels, layers and width alone, never on the number of chains;
+    beside them stand the hashes in ``tasks``, 16 bytes for every task and label.
     """
 
     def __init__(

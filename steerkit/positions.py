@@ -10,17 +10,13 @@ import torch
 from jaxtyping import Bool, Int8
 from torch import Tensor
 
-from steerkit.errors import SteeringError, SteerkitError
+from steerkit.errors import SteeringError, WindowError
 
 PROMPT, THINK, ANSWER, PAD = 0, 1, 2, 3
 """Phase of a position: that of the token it *predicts*; padding has none."""
 
 Where = Literal["all", "prompt", "generated", "think", "answer"]
 WHERES: tuple[Where, ...] = get_args(Where)
-
-
-class WindowError(SteerkitError, ValueError):
-    """A window that reads no token of any span."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +66,10 @@ class ResidualStream(HookedRootModule):
     works: ``run_with_cache``, ``run_with_hooks``, ``hooks()``, ``add_hook``,
     ``names_filter``. A hook point without hooks costs a check, nothing more.
 
+    The forward hooks last as long as the stream: once nothing refers to it they come off.
+    They see the model that they were put on, never a copy of it; a copy of the stream is
+    another stream, on a copy of the model.
+
     Parameters
     ----------
     hf:
@@ -81,7 +87,11 @@ class ResidualStream(HookedRootModule):
         self._forwards = 0
         self._stop: int | None = None
         self._handles: list[RemovableHandle] = []
+        weakref.finalize(self, _remove, self._handles).atexit = False
         self.attach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ResidualStream:
+        return ResidualStream(copy.deepcopy(self._hf[0], memo))
 
     @property
     def n_layers(self) -> int:
@@ -97,15 +107,14 @@ class ResidualStream(HookedRootModule):
         if self._handles:
             return
         for number, layer in enumerate(decoder_layers(self._hf[0])):
-            before = layer.register_forward_pre_hook(self._before(number), with_kwargs=True)
-            after = layer.register_forward_hook(self._after(number))
+            hook = self._before(number, layer)
+            before = layer.register_forward_pre_hook(hook, with_kwargs=True)
+            after = layer.register_forward_hook(self._after(number, layer))
             self._handles += [before, after]
 
     def detach(self) -> None:
         """Take every hook off the model; the hook points fall silent."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        _remove(self._handles)
 
     @contextmanager
     def stop_after(self, layer: int) -> Iterator[None]:
@@ -155,12 +164,19 @@ class ResidualStream(HookedRootModule):
                 expected=f"layers 0 to {self.n_layers - 1}",
             )
 
-    def _before(self, number: int) -> Callable[..., Any]:
-        point: HookPoint = self.blocks[number].hook_resid_pre  # type: ignore[assignment]
+    # The hooks hold the stream weakly, for the layers would else keep it alive. Copying a
+    # layer copies the references to its hooks, so each makes sure that it is at home.
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, number: int, layer: nn.Module) -> Callable[..., Any]:
+        point: HookPoint = self.blocks[number].hook_resid_pre  # type: ignore[assignment]
+        this, home = weakref.ref(self), weakref.ref(layer)
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            stream = this()
+            if stream is None or module is not home():
+                return None
             if number == 0:
-                self._forwards += 1
+                stream._forwards += 1
             if not _listening(point):
                 return None
             if args:
@@ -169,21 +185,31 @@ class ResidualStream(HookedRootModule):
 
         return hook
 
-    def _after(self, number: int) -> Callable[..., Any]:
+    def _after(self, number: int, layer: nn.Module) -> Callable[..., Any]:
         point: HookPoint = self.blocks[number].hook_resid_post  # type: ignore[assignment]
+        this, home = weakref.ref(self), weakref.ref(layer)
 
-        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        def hook(module: nn.Module, _: Any, output: Any) -> Any:
+            stream = this()
+            if stream is None or module is not home():
+                return None
             changed = None
             if _listening(point):
                 if isinstance(output, torch.Tensor):
                     changed = point(output)
                 else:
                     changed = (point(output[0]), *output[1:])
-            if self._stop == number:
+            if stream._stop == number:
                 raise StopForward
             return changed
 
         return hook
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 def _listening(point: HookPoint) -> bool:

@@ -102,15 +102,25 @@ def write_tasks(tasks: Iterable[Task], path: str | Path) -> Path:
     return write_text_atomic(path, "".join(lines))
 
 
+_BESIDE_MINUS = r"\s\d()\[\]{}+*/^=<>%"
+_WORD = re.compile(
+    rf"\w+|[+*/^=<>%]|(?<![^{_BESIDE_MINUS}])-(?![^{_BESIDE_MINUS}])"  # well-known: no minus
+)
+
+
 def normalized(prompt: str) -> str:
-    """The prompt as splits see it: its words and numbers, lower-case, sorted.
+    """The prompt as splits see it: its words, numbers and operators, lower-case, sorted.
+
+    Operators are ``+ * / ^ = < > %``, and ``-`` where it stands between spaces, digits,
+    brackets or other operators, or at an end of the text; within a word it is a hyphen, and
+    dropped like all other marks.
 
     Sorting makes rewordings by order alone ("Use 3, 7, 8 ..." and "Use 8, 3, 7 ...")
     the same task, so that they can never be parted by a split. Two different tasks
     with the same words also fall together, which is harmless: it only keeps them in
     one split.
     """
-    return " ".join(sorted(re.findall(r"\w+", prompt.casefold())))
+    return " ".join(sorted(_WORD.findall(prompt.casefold())))
 
 
 def task_hash(prompt: str) -> str:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import html
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from steerkit.behaviors import UNPARSED, behavior, behaviors
-from steerkit.errors import BehaviorError, TraceError
+from steerkit.errors import TraceError
 from steerkit.files import read_jsonl, write_text_atomic
-from steerkit.tasks import Split, split_of
+from steerkit.spans import Span as Span
+from steerkit.spans import checked_spans
+from steerkit.tasks import SPLITS, Split, split_of, task_hash
+from steerkit.trace_html import trace_html
 
 if TYPE_CHECKING:
     import pandas as pd
 
 THINK = ("<think>", "</think>")
 """Opening and closing think strings of a trace that names no others."""
-
-
-@dataclass(frozen=True, order=True)
-class Span:
-    """A labelled stretch of a response: Unicode characters [start, end) and a behaviour."""
-
-    start: int
-    end: int
-    label: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,8 @@ class Trace:
     response:
         What the model wrote, with its thinking section.
     spans:
-        Annotated behaviours, sorted; offsets count characters of ``response``.
+        Annotated behaviours; offsets count characters of ``response``. However the trace
+        is made they are checked and sorted, and short names of labels spelled out.
         Text in no span is unannotated; text an annotator could not place carries
         the label ``unparsed``.
     annotator, model, revision:
@@ -56,6 +49,9 @@ class Trace:
     metadata:
         Anything else that JSON can hold. ``truncated: true`` marks a chain cut off by
         the token limit; ``think: [open, close]`` names think strings other than R1's.
+
+    Raises :class:`TraceError` for spans that are empty, overlap or leave the text, and
+    :class:`BehaviorError` for an unknown label.
     """
 
     id: str
@@ -69,6 +65,11 @@ class Trace:
     revision: str | None = None
     token_ids: tuple[int, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if type(self.spans) is not tuple or self.spans:
+            spans = checked_spans(self.spans, self.response, f"trace {self.id!r}")
+            object.__setattr__(self, "spans", spans)
 
     @property
     def think(self) -> tuple[str, str]:
@@ -114,13 +115,21 @@ class Trace:
     @property
     def split(self) -> Split:
         """The set its task belongs to (:func:`steerkit.tasks.split_of`)."""
-        return split_of(self.task_id if self.prompt is None else self.prompt)
+        return split_of(self._task_text)
+
+    @property
+    def task_key(self) -> str:
+        """Hash by which its task is told from others (:func:`steerkit.tasks.task_hash`)."""
+        return task_hash(self._task_text)
+
+    @property
+    def _task_text(self) -> str:
+        """What names the task: the prompt, or the task id of a bare chain."""
+        return self.task_id if self.prompt is None else self.prompt
 
     def with_spans(self, spans: Iterable[Span], annotator: str | None) -> Trace:
         """A copy with these spans, checked and sorted; short names of labels spelled out."""
-        ordered = tuple(sorted(replace(span, label=_full_name(span.label)) for span in spans))
-        check_spans(ordered, self.response, f"trace {self.id!r}")
-        return replace(self, spans=ordered, annotator=annotator)
+        return replace(self, spans=tuple(spans), annotator=annotator)
 
     def to_json(self) -> dict[str, Any]:
         """The trace as one object of a traces file."""
@@ -141,32 +150,29 @@ class Trace:
         return record
 
     def _repr_html_(self) -> str:
-        """Prompt and response with every span in its behaviour's colour, and a legend."""
-        names = [*(b.name for b in behaviors()), UNPARSED]
-        counts = Counter(span.label for span in self.spans)
-        legend = " ".join(
-            _marked(f"{label} {counts[label]}", label) for label in names if counts[label]
-        )
-        pieces, place = list[str](), 0
-        for span in self.spans:
-            pieces.append(html.escape(self.response[place : span.start]))
-            pieces.append(_marked(self.response[span.start : span.end], span.label))
-            place = span.end
-        pieces.append(html.escape(self.response[place:]))
-        # the chain's own line breaks, and its own dollars: a notebook would set formulas
-        return (
-            '<div class="tex2jax_ignore mathjax_ignore" '
-            'style="white-space: pre-wrap; line-height: 1.7; max-width: 60em">'
-            f"<b>{html.escape(self.prompt or self.task_id)}</b>\n{''.join(pieces)}\n"
-            f"<small>{legend or 'no spans'}</small></div>"
-        )
+        return trace_html(self)
 
 
 class Traces(Sequence[Trace]):
-    """Traces in order: a sequence that slices, counts and turns into a table."""
+    """Traces in order: a sequence that slices, counts and turns into a table.
+
+    Raises :class:`TraceError` when made from what are no traces, such as a path.
+    """
 
     def __init__(self, traces: Iterable[Trace] = ()) -> None:
-        self._traces = tuple(traces)
+        if isinstance(traces, str | os.PathLike):
+            raise TraceError(
+                "a path is no traces", found=repr(traces), fix="read it: sk.read_traces(path)"
+            )
+        listed = tuple(traces) if isinstance(traces, Iterable) else None
+        strange = [traces] if listed is None else [t for t in listed if not isinstance(t, Trace)]
+        if listed is None or strange:
+            raise TraceError(
+                "these are no traces",
+                expected="a sequence of Trace",
+                found=type(strange[0]).__name__,
+            )
+        self._traces = listed
 
     @overload
     def __getitem__(self, index: int) -> Trace: ...
@@ -218,6 +224,8 @@ class Traces(Sequence[Trace]):
 
     def split(self, name: Split) -> Traces:
         """The traces whose task belongs to *extract*, *select* or *evaluate*."""
+        if name not in SPLITS:
+            raise TraceError(f"unknown set {name!r}", expected="one of " + ", ".join(SPLITS))
         return Traces(trace for trace in self if trace.split == name)
 
     def counts(self) -> dict[str, int]:
@@ -257,56 +265,6 @@ class Traces(Sequence[Trace]):
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>" + (self.to_frame().head(20).to_html() or "")
-
-
-def _marked(text: str, label: str) -> str:
-    """Text on a light shade of its behaviour's colour; dashed where no annotator knew it."""
-    known = {b.name: b.color for b in behaviors()}
-    style = "border-bottom: 1px dashed currentColor"
-    if color := known.get(label):
-        style = f"background: {color}33; border-bottom: 2px solid {color}"
-    return f'<span title="{html.escape(label)}" style="{style}">{html.escape(text)}</span>'
-
-
-def _full_name(label: str) -> str:
-    """The name of a behaviour given by name or short name; any other label as it is."""
-    try:
-        return behavior(label).name
-    except BehaviorError:
-        return label
-
-
-def check_spans(spans: Sequence[Span], response: str, where: str) -> None:
-    """Refuse spans that are empty, leave the text, overlap, or carry an unknown label.
-
-    ``spans`` are sorted by start. Raises :class:`TraceError`, or
-    :class:`BehaviorError` for a label; both name ``where`` and the span.
-    """
-    for span in spans:
-        place = f"{where}, span [{span.start}, {span.end}) {span.label!r}"
-        if span.label != UNPARSED:
-            try:
-                behavior(span.label)
-            except BehaviorError as error:
-                raise BehaviorError(
-                    error.problem, expected=error.expected, where=place, fix=error.fix
-                ) from None
-        if span.end <= span.start:
-            raise TraceError("the span is empty", where=place, fix="drop it or mend its offsets")
-        if span.start < 0 or span.end > len(response):
-            raise TraceError(
-                "the span leaves the text",
-                expected=f"offsets within 0 and {len(response)}, the length in characters",
-                where=place,
-                fix="offsets count Unicode characters of the response, not bytes or tokens",
-            )
-    for left, right in pairwise(spans):
-        if right.start < left.end:
-            raise TraceError(
-                f"the span overlaps the next one, [{right.start}, {right.end}) {right.label!r}",
-                where=f"{where}, span [{left.start}, {left.end}) {left.label!r}",
-                fix="spans are half-open and must be disjoint",
-            )
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -370,16 +328,14 @@ def trace_from_json(record: Mapping[str, Any], where: str) -> Trace:
                 found=json.dumps(span),
                 where=where,
             )
-        spans.append(Span(span["start"], span["end"], _full_name(span["label"])))
-    spans.sort()
-    check_spans(spans, record["response"], where)
+        spans.append(Span(span["start"], span["end"], span["label"]))
     return Trace(
         id=record["id"],
         task_id=record.get("task_id") or record["id"],
         category=record.get("category") or "",
         prompt=record.get("prompt"),
         response=record["response"],
-        spans=tuple(spans),
+        spans=checked_spans(spans, record["response"], where),  # here the file is known
         annotator=record.get("annotator"),
         model=record.get("model"),
         revision=record.get("revision"),

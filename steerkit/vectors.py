@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from steerkit.errors import (
     VectorsError,
 )
 from steerkit.files import write_bytes_atomic
+from steerkit.layers import Layer, Layers, layer_numbers
 from steerkit.positions import WHERES, Where
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from steerkit.models import ThinkingModel
 
+_T = TypeVar("_T")
 Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 Operator = Literal["add"]
@@ -94,28 +96,33 @@ class Direction:
         content = self.tensor.contiguous().cpu().float().numpy().tobytes()
         return hashlib.sha256(repr(self.layers).encode() + content).hexdigest()[:12]
 
-    def row(self, layer: int) -> int:
+    def row(self, layer: Layer) -> int:
         """Row of a model layer; :class:`SteeringError` names those there are."""
-        if layer not in self.layers:
+        (number,) = layer_numbers([layer], SteeringError)
+        if number not in self.layers:
             raise SteeringError(
-                f"no direction of {self.behavior!r} at layer {layer}",
+                f"no direction of {self.behavior!r} at layer {number}",
                 expected="one of layers " + _ranges(self.layers),
             )
-        return self.layers.index(layer)
+        return self.layers.index(number)
 
-    def vector(self, layer: int, unit: Unit = "norm") -> Float[Tensor, " d_model"]:
+    def vector(self, layer: Layer, unit: Unit = "norm") -> Float[Tensor, " d_model"]:
         """What a coefficient of 1 adds at ``layer``.
 
         With u the unit vector of the raw difference d: ``norm`` is E||h|| u, ``paper`` is
         ||E h|| u (Venhoff et al. 2025, arXiv 2506.18167), ``raw`` is d, ``one`` is u.
-        Raises :class:`SteeringError` for a direction of length zero.
+        Raises :class:`SteeringError` for a direction whose length is zero or not finite.
         """
         i = self.row(layer)
         raw = self.tensor[i]
         if unit == "raw":
             return raw
         length = raw.norm()
-        if not float(length) > 0.0:
+        if not math.isfinite(float(length)):
+            raise SteeringError(
+                f"the direction of {self.behavior!r} is not finite at layer {layer}"
+            )
+        if float(length) == 0.0:
             raise SteeringError(f"the direction of {self.behavior!r} is zero at layer {layer}")
         scales = {"norm": self.mean_norm[i], "paper": self.norm_of_mean[i], "one": 1.0}
         if unit not in scales:
@@ -126,10 +133,10 @@ class Direction:
         """A control: a random direction of the same raw norm at every layer.
 
         Independent Gaussian vectors (one a layer) scaled to this direction's norms, so that
-        the same coefficient pushes as far in every unit. The same seed gives the same one.
+        the same coefficient pushes as far in every unit. Seed and layer alone say which
+        vector it is, whatever other layers are there.
         """
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(self.tensor.shape, generator=generator)
+        noise = torch.stack([_noise(seed, layer, self.d_model) for layer in self.layers])
         scaled = noise / noise.norm(dim=1, keepdim=True) * self.tensor.norm(dim=1, keepdim=True)
         return replace(
             self,
@@ -145,7 +152,7 @@ class Direction:
 
     def at(
         self,
-        layer: int | Iterable[int] | None = None,
+        layer: Layers | None = None,
         where: Where | None = None,
         unit: Unit | None = None,
     ) -> Term:
@@ -220,8 +227,11 @@ class Term:
                 raise SteeringError(
                     f"unknown {what} {value!r}", expected="one of " + ", ".join(known)
                 )
-        for layer in self.layers or ():
-            self.direction.row(layer)
+        if self.layers is not None:
+            # a layer named twice is one layer
+            object.__setattr__(self, "layers", layer_numbers(self.layers, SteeringError))
+            for layer in self.layers:
+                self.direction.row(layer)
 
     def resolved_layers(self) -> tuple[int, ...]:
         """The layers that are edited; :class:`SteeringError` when none was chosen."""
@@ -237,14 +247,12 @@ class Term:
 
     def at(
         self,
-        layer: int | Iterable[int] | None = None,
+        layer: Layers | None = None,
         where: Where | None = None,
         unit: Unit | None = None,
     ) -> Term:
         """The same term at other layers, places or unit; what is ``None`` stays."""
-        layers = self.layers
-        if layer is not None:
-            layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        layers = self.layers if layer is None else layer_numbers(layer, SteeringError)
         return replace(self, layers=layers, where=where or self.where, unit=unit or self.unit)
 
     def to_json(self) -> dict[str, Any]:
@@ -361,6 +369,14 @@ class SteeringVectors(Mapping[str, Direction]):
             )
         return self._directions[name]
 
+    @overload
+    def get(self, name: str, /) -> Direction | None: ...
+    @overload
+    def get(self, name: str, /, default: Direction | _T) -> Direction | _T: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """The direction of that name, or ``default`` where there is none."""
+        return self[name] if name in self else default  # noqa: SIM401 - this is get
+
     def __contains__(self, name: object) -> bool:
         return name in self._directions or any(
             name == known.short and known.name in self._directions for known in behaviors()
@@ -467,6 +483,7 @@ class SteeringVectors(Mapping[str, Direction]):
                     "behavior": name,
                     "definition": known.definition,
                     "color": known.color,
+                    "short": known.short,
                     "layers": list(direction.layers),
                     "layer": direction.layer,
                     "spans": direction.spans,
@@ -518,7 +535,7 @@ def read_vectors(path: str | Path) -> SteeringVectors:
             name = entry["behavior"]
             _check_shapes(name, len(entry["layers"]), tensors, path)
             if all(name != known.name for known in behaviors()):
-                declare(Behavior(name, entry["definition"], entry["color"]))
+                declare(Behavior(name, entry["definition"], entry["color"], _free(entry)))
             parts = {p: tensors.get(f"{name}.{p}") for p in _CURVES}
             directions[name] = Direction(
                 behavior=name,
@@ -544,6 +561,12 @@ def read_vectors(path: str | Path) -> SteeringVectors:
     return SteeringVectors(directions, provenance)
 
 
+def _free(entry: Mapping[str, Any]) -> str | None:
+    """The short name that a file brings, unless another behaviour has it by now."""
+    short: str | None = entry.get("short")
+    return None if any(short in (b.name, b.short) for b in behaviors()) else short
+
+
 def _check_shapes(name: str, layers: int, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     for part, dimensions in (("direction", 2), *((curve, 1) for curve in (*_NORMS, *_CURVES))):
         found = tensors.get(f"{name}.{part}")
@@ -554,6 +577,13 @@ def _check_shapes(name: str, layers: int, tensors: Mapping[str, Tensor], path: s
                 found=tuple(found.shape),
                 where=path,
             )
+
+
+def _noise(seed: int, layer: int, d_model: int) -> Float[Tensor, " d_model"]:
+    """Standard normal numbers that depend on nothing but these three."""
+    digest = hashlib.blake2b(f"{seed} {layer}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.randn(d_model, generator=generator)
 
 
 def _number(value: float) -> float:

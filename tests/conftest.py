@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
+
+# before torch looks for GPUs, here and in every process that a test starts: what is expected
+# is computed on the CPU, and commands and loading would else choose the GPU
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # before anything of steerkit is imported; an int is a float where one is asked for (PEP 484)
 install_import_hook(
@@ -24,3 +29,11 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.fail(f"STEERKIT_REFERENCE names no folder: {folder}")
     return folder
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the tests' own type checks, as users run it."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -316,7 +316,7 @@ def test_all_reference_chains_align_under_the_real_tokenizer(real) -> None:
     opening, closing = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
     aligned = 0
     for trace in traces:
-        chain = align(trace, tokenizer=tokenizer, prompt_ids=[tokenizer.bos_token_id])
+        chain = align(trace, tokenizer=tokenizer, prompt_ids=[tokenizer.bos_token_id], waits=True)
         check_against_definition(trace, chain)
         aligned += len(chain.spans)
         start, end = chain.thinking

@@ -58,6 +58,17 @@ def test_declaring_the_same_again_is_harmless():
     assert len(behaviors()) == len(BUILT_IN) + 1
 
 
+def test_one_of_ones_own_can_be_declared_anew():
+    declare(Behavior("own", "one", short="mine"))
+    declare(Behavior("other", "another"))
+    changed = declare(Behavior("own", "said better", "#123456", short="ours"))
+    assert behavior("own") is changed and behavior("ours") is changed
+    assert [b.name for b in behaviors()[len(BUILT_IN) :]] == ["own", "other"]
+    assert declare(Behavior("third", "takes the name that is free again", short="mine"))
+    with pytest.raises(BehaviorError, match="'mine' is taken"):
+        declare(Behavior("own", "wants it back", short="mine"))
+
+
 @pytest.mark.parametrize(
     ("clashing", "taken"),
     [

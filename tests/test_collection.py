@@ -254,6 +254,23 @@ def test_bad_requests_are_named() -> None:
     assert model_layers(model, None) == [0, 1, 2] and model_layers(model, (2, 0, 2)) == [0, 2]
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_layers_may_be_one_number_or_numpys() -> None:
+    model = tiny_model()
+    for layers, expected in (
+        (1, [1]),
+        (1.0, [1]),
+        (np.int64(1), [1]),
+        (np.arange(2), [0, 1]),
+        ({2, 0}, [0, 2]),
+    ):
+        found = model_layers(model, layers)
+        assert found == expected and {type(layer) for layer in found} == {int}
+    for nonsense in (1.5, "1", [None], True):
+        with pytest.raises(ExtractionError, match="a layer is a whole number"):
+            model_layers(model, nonsense)  # type: ignore[arg-type]
+
+
 def test_a_digest_names_the_content_of_a_trace() -> None:
     trace = tiny_trace(["deduction", "backtracking"])
     assert trace_digest(trace) == trace_digest(tiny_trace(["deduction", "backtracking"]))

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -178,6 +179,31 @@ def test_behaviours_layers_and_contrasts_can_be_chosen() -> None:
         torch.testing.assert_close(direction.tensor, whole[name].tensor[1:])
     pair = sk.extract(model, traces, contrast="uncertainty:deduction")
     assert tuple(pair) == ("uncertainty-estimation",)
+
+
+def test_layers_of_numpy_and_one_behaviour_by_its_name(tmp_path: Path) -> None:
+    model, traces = tiny_model(), tiny_traces(30)
+    plain = sk.extract(model, traces, behaviors=["backtracking"], layers=[0, 1])
+    vectors = sk.extract(model, traces, behaviors="backtracking", layers=np.arange(2))
+    assert vectors.save(tmp_path / "a").read_bytes() == plain.save(tmp_path / "b").read_bytes()
+    assert sk.extract(model, traces, layers=1)["backtracking"].layers == (1,)
+
+
+def test_any_sequence_of_traces_is_extracted_from(tmp_path: Path) -> None:
+    model, traces = tiny_model(), tiny_traces(30)
+    expected = sk.extract(model, traces).save(tmp_path / "a").read_bytes()
+    for given in (list(traces), tuple(traces), iter(traces)):
+        assert sk.extract(model, given).save(tmp_path / "b").read_bytes() == expected
+    with_select = sk.extract(model, list(traces.split("extract")), select=traces.split("select"))
+    assert with_select.save(tmp_path / "c").read_bytes() == expected
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_path_is_no_traces() -> None:
+    for read in (sk.extract, collect):
+        for path in ("chains.jsonl", Path("chains.jsonl")):
+            with pytest.raises(TraceError, match=r"a path is no traces.*sk\.read_traces"):
+                read(tiny_model(), path)  # type: ignore[operator]
 
 
 def test_the_default_contrast_and_the_seed() -> None:

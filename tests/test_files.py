@@ -39,6 +39,12 @@ def test_lines_are_counted_from_one_and_empty_ones_skipped(tmp_path):
     ]
 
 
+def test_whole_surrogate_pairs_and_escaped_backslashes_are_text(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": "\\ud83d\\ude00", "b": "\\\\ud83d", "c": -1.5e3}\n')
+    assert list(read_jsonl(path, TraceError)) == [(1, {"a": "😀", "b": "\\ud83d", "c": -1500.0})]
+
+
 @pytest.mark.parametrize("kind", [TraceError, TaskError])
 @pytest.mark.parametrize(
     ("bad", "words"),
@@ -49,6 +55,13 @@ def test_lines_are_counted_from_one_and_empty_ones_skipped(tmp_path):
         (b"[1, 2]", "found list"),
         (b"null", "found NoneType"),
         (b'"text"', "found str"),
+        (b'{"a": NaN}', "not valid JSON (expected one JSON object a line; found NaN"),
+        (b'{"a": [-Infinity]}', "found -Infinity, which JSON does not have"),
+        (b'{"a": 1e999}', "found 1e999, which is too large"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"a": ' + b"[" * 100_000, "too many brackets"),
+        (b'{"a": "x \\ud83d y"}', "half of a surrogate pair"),
+        (b'{"a": [{"\\uDE00": 1}]}', "half of a surrogate pair"),
         ('{"a": "é"}'.encode("latin-1"), "not UTF-8"),
         ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
     ],

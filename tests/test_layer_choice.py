@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,25 @@ def test_a_planted_layer_is_chosen() -> None:
     # nothing foretells it where the word is not planted
     plain = auroc(tiny_model(), traces, {"backtracking": noise}, range(LAYERS))["backtracking"]
     assert float(plain[1]) < 0.95
+
+
+def test_spans_without_a_token_before_them_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setitem(vars(model), "_beginning", [])  # many tokenizers have no first token
+    bare = Traces(replace(t, prompt=None) for t in tiny_traces(6))  # each begins with a span
+    direction = {"deduction": torch.ones(LAYERS, model.d_model)}
+    for batch_tokens in (1, 4096):
+        for traces, expected in ((bare, 6), (tiny_traces(6), 0)):
+            counters: Counter[str] = Counter()
+            auroc(
+                model,
+                traces,
+                direction,
+                range(LAYERS),
+                counters=counters,
+                batch_tokens=batch_tokens,
+            )
+            assert counters["spans without a token before them"] == expected
 
 
 def test_nothing_to_judge_gives_no_curves() -> None:

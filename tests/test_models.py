@@ -165,6 +165,101 @@ def test_unknown_names_folders_dtypes_and_devices_are_named(folder: Path, tmp_pa
             sk.load(folder, device="cuda")
 
 
+@pytest.mark.parametrize("device", ["mps", "xpu", "cuda:7", "meta", "hpu"])
+def test_devices_that_are_not_here_are_one_clear_error(folder: Path, device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is an MPS device here")
+    said = r"cannot use .* here|no CUDA device here|the meta device holds no weights"
+    with pytest.raises(ModelError, match=said):
+        sk.load(folder, device=device)
+    if device != "hpu":  # accelerate does not know that one
+        with pytest.raises(ModelError, match=said):
+            sk.load(folder, device_map={"": device})
+
+
+@pytest.mark.parametrize(
+    "problem", [torch.OutOfMemoryError("CUDA out of memory. Tried"), MemoryError()]
+)
+def test_memory_that_runs_out_while_moving_is_said_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def full(self: torch.nn.Module, *_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)  # a device of our own cannot be filled
+    with pytest.raises(ModelError, match=r"no memory left for .* on cpu.*dtype of half the size"):
+        sk.load(folder, device="cpu")
+
+
+def test_a_bundled_model_has_no_other_revision() -> None:
+    with pytest.raises(ModelError, match=r"'countdown-thinking' has one revision.*'v2'"):
+        sk.load("countdown-thinking", revision="v2")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("known", [True, False])
+def test_code_that_comes_with_a_model_never_runs_and_nothing_asks(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    known: bool,
+) -> None:
+    def asked(question: str = "") -> str:
+        pytest.fail(f"something asks: {question}")
+
+    monkeypatch.setattr("builtins.input", asked)
+    auto = {
+        "AutoConfig": "evil.Config",
+        "AutoModelForCausalLM": "evil.Model",
+        "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
+    }
+    settings = {**json.loads((folder / file).read_text()), "auto_map": auto}
+    if not known:  # only the model's own code could read it
+        settings |= {"model_type": "evil", "tokenizer_class": "Tokenizer"}
+    place = damaged(folder, tmp_path / "evil", file, json.dumps(settings).encode())
+    (place / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    if known:
+        assert torch.equal(logits(sk.load(place, device="cpu")), logits(tiny_model()))
+    elif file == "config.json":
+        with pytest.raises(ModelError, match=r"cannot load the model.*code of its own"):
+            sk.load(place, device="cpu")
+    else:  # Hugging Face reads it by the class that it has for such a model
+        sk.load(place, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    place = damaged(folder, tmp_path / "pickled", "model.safetensors", None)
+    torch.save(tiny_hf().state_dict(), place / "pytorch_model.bin")
+    said = r"pickled.*expected model\.safetensors; found pytorch_model\.bin.*[Cc]onvert it"
+    with pytest.raises(ModelError, match=said):
+        sk.load(place, device="cpu")
+    # beside safetensors they do no harm
+    (place / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert torch.equal(logits(sk.load(place, device="cpu")), logits(tiny_model()))
+
+
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"),
+        ("out/mine", "mine"),
+        ("/somewhere/else/mine", "mine"),
+        ("mine", "mine"),
+        ("", "Qwen2ForCausalLM"),
+    ],
+)
+def test_a_model_in_memory_is_called_as_it_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str, name: str
+) -> None:
+    (tmp_path / "out" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    hf = tiny_hf()
+    hf.config._name_or_path = origin
+    assert sk.load(hf, tokenizer=build_tokenizer()).name == name
+
+
 def test_a_hub_name_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
@@ -232,8 +327,9 @@ def test_plain_text_think_strings_align(think: tuple[str, str]) -> None:
     inside = [chain.offsets[i - chain.prompt_length] for i in range(*chain.thinking)]
     assert response[inside[0][0] : inside[-1][1]].strip() == "I need to try 3 + 8 = 11."
     phases = chain.phases.tolist()
-    last_opening = chain.thinking[0] - 1
-    assert phases.index(THINK) == last_opening and phases[last_opening - 1] == PROMPT
+    # a model whose think strings are plain text is taken to think from its first token on
+    assert phases.index(THINK) == chain.prompt_length - 1 < chain.thinking[0] - 1
+    assert phases[chain.prompt_length - 2] == PROMPT and not model.waits_for_opening
 
 
 def test_a_template_that_opens_thinking_and_one_that_does_not() -> None:
@@ -338,6 +434,16 @@ def test_ids_that_end_and_fill() -> None:
     other = tiny_model()
     other.hf.generation_config.eos_token_id = [3, 5]
     assert other.eos_ids == {3, 5, tokenizer.eos_token_id}
+
+
+def test_the_id_that_fills_has_an_embedding() -> None:
+    model = tiny_model()
+    rows = model.hf.get_input_embeddings().weight.shape[0]
+    model.tokenizer.add_special_tokens({"pad_token": "<|wholly new|>"})
+    assert model.tokenizer.pad_token_id >= rows
+    assert model.pad_id == model.tokenizer.eos_token_id < rows
+    model.tokenizer.add_special_tokens({"eos_token": "<|new as well|>"})
+    assert model.tokenizer.eos_token_id >= rows and model.pad_id == 0
 
 
 def test_unknown_words_and_prompts_without_room_are_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from steerkit.reading import (
     column_weights,
     shuffled_order,
 )
+from steerkit.tasks import task_hash
 from tests.synthetic import LABELS, Synthetic, collected, padded, span_means, synthetic_chains
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -188,7 +191,7 @@ def test_unlike_moments_do_not_add_up() -> None:
             base + other
 
 
-def test_size_does_not_depend_on_the_number_of_chains() -> None:
+def test_only_the_hashes_of_tasks_grow_with_the_number_of_chains() -> None:
     def size(moments: Moments) -> int:
         return sum(
             tensor.nbytes
@@ -196,7 +199,17 @@ def test_size_does_not_depend_on_the_number_of_chains() -> None:
             for tensor in (moments.layer_sums(i), moments.layer_shuffled(i))
         )
 
-    assert size(collected(synthetic_chains(5))) == size(collected(synthetic_chains(60)))
+    def named(n: int) -> list[Synthetic]:
+        chains = synthetic_chains(n)
+        return [replace(c, chain=replace(c.chain, task=task_hash(c.chain.task))) for c in chains]
+
+    few, many = collected(named(5)), collected(named(60))
+    assert size(few) == size(many)
+    for moments, chains in ((few, named(5)), (many, named(60))):
+        pairs = {(c.chain.task, label) for c in chains for _, _, label in c.chain.windows}
+        kept = sum(len(task.encode()) for tasks in moments.tasks.values() for task in tasks)
+        assert kept == 16 * len(pairs)
+    assert sum(map(len, many.tasks.values())) > sum(map(len, few.tasks.values()))
 
 
 def test_a_batch_without_spans_or_thinking_adds_nothing() -> None:

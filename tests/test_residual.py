@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from collections import Counter
 from contextlib import contextmanager, suppress
 
@@ -9,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+import steerkit as sk
 from steerkit.errors import ModelError
 from steerkit.models import ThinkingModel
 from steerkit.residual import ResidualStream, StopForward, decoder_layers
+from steerkit.training.tokenizer import build_tokenizer
 from tests.tiny import ARCHITECTURES, LAYERS, tiny_hf, tiny_model
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -228,6 +232,54 @@ def test_nothing_is_left_behind() -> None:
     residual.attach()
     residual.attach()
     assert clean()
+
+
+@torch.no_grad()
+def test_loading_a_model_in_memory_again_leaves_one_set_of_hooks() -> None:
+    hf, tokenizer, ids = tiny_hf(), build_tokenizer(), torch.arange(8, 20)[None]
+    plain = hf(ids).logits
+    model = sk.load(hf, tokenizer=tokenizer)
+    once = hooks_on(hf)
+    model.residual.add_hook("blocks.1.hook_resid_post", lambda h, hook: h * 0)
+    assert not torch.equal(hf(ids).logits, plain)
+    for _ in range(3):
+        model = sk.load(hf, tokenizer=tokenizer)  # the cell of a notebook, run again
+        gc.collect()
+        assert hooks_on(hf) == once
+    assert torch.equal(hf(ids).logits, plain)  # what hung on the earlier stream is gone too
+    other = sk.load(hf, tokenizer=tokenizer)  # both are in use: both stay
+    assert hooks_on(hf).total() == 2 * once.total()
+    for each in (model, other):
+        assert len(each.residual.run_with_cache(ids)[1]) == 2 * LAYERS
+    del model, other, each
+    gc.collect()
+    assert hooks_on(hf).total() == 0
+
+
+@torch.no_grad()
+def test_a_copied_model_is_deaf_to_the_hooks_of_the_original() -> None:
+    model, ids = tiny_model(), torch.arange(8, 20)[None]
+    twin = copy.deepcopy(model.hf)
+    plain = twin(ids).logits
+    seen: list[int] = []
+    residual = model.residual
+    with residual.hooked(1, lambda h, hook: seen.append(1) or h * 0), residual.stop_after(2):
+        assert torch.equal(twin(ids).logits, plain) and not seen
+    second = sk.load(twin, tokenizer=model.tokenizer)
+    with second.residual.hooked(1, lambda h, hook: seen.append(2) or h * 0):
+        assert not torch.equal(twin(ids).logits, plain)
+        assert torch.equal(model.hf(ids).logits, plain)
+    assert seen == [2]
+
+
+@torch.no_grad()
+def test_a_copied_thinking_model_has_a_stream_of_its_own() -> None:
+    model, ids = tiny_model(), torch.arange(8, 20)[None]
+    twin = copy.deepcopy(model)
+    plain = model.hf(ids).logits
+    with twin.residual.hooked(1, lambda h, hook: h * 0):
+        assert not torch.equal(twin.hf(ids).logits, plain)
+        assert torch.equal(model.hf(ids).logits, plain)
 
 
 @torch.no_grad()

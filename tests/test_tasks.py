@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.errors import ResourceError, TaskError
+from steerkit.resources import data
 from steerkit.tasks import SPLITS, Task, normalized, read_tasks, split_of, task_hash, write_tasks
 
 TASKS = [
@@ -87,6 +89,28 @@ def test_case_space_and_marks_do_not_matter_but_words_do():
     assert normalized("Use 3, 7!") == normalized("  use\n7 and 3 ".replace(" and", "")) == "3 7 use"
     assert task_hash("STRASSE 1") == task_hash("straße: 1")
     assert len({task_hash(p) for p in ("Use 3, 7", "Use 3, 7, 7", "Use 37", "Use 3, 8")}) == 4
+
+
+def test_operators_and_signs_tell_tasks_apart():
+    prompts = ["3 + 4", "3 - 4", "3 * 4", "3 / 4", "3 ^ 4", "3 = 4", "3 < 4", "3 > 4", "3 % 4"]
+    prompts += ["3 4", "-3 + -4", "-3 + 4"]
+    assert len({task_hash(f"What is {p}?") for p in prompts}) == len(prompts)
+    for same in ("3-4", "3 -4", "4 - 3", "(3)-(4)", "-3 4"):
+        assert normalized(same) == "- 3 4"
+    assert normalized("x=-3") == "- 3 = x" and normalized("2*-3") == "* - 2 3"
+    for hyphen in ("a well-known 3-digit number", "a well known 3 digit number", "known--well"):
+        assert "-" not in normalized(hyphen)
+
+
+@given(st.permutations(["3", "+", "4", "-", "7", "=", "well-known", "x"]))
+def test_order_alone_does_not_tell_tasks_apart(words):
+    assert task_hash(" ".join(words)) == task_hash("3 + 4 - 7 = well-known x")
+
+
+def test_bundled_tasks_stay_where_they_were_without_operators():
+    for task in read_tasks(data("tasks/countdown.jsonl")):
+        plain = " ".join(sorted(re.findall(r"\w+", task.prompt.casefold())))
+        assert normalized(task.prompt) == plain
 
 
 def test_hashes_are_fixed_for_ever():

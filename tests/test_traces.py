@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from steerkit import behaviors
 from steerkit.behaviors import UNPARSED, Behavior, declare
 from steerkit.errors import BehaviorError, ResourceError, SteerkitError, TraceError
-from steerkit.tasks import split_of
+from steerkit.tasks import split_of, task_hash
 from steerkit.traces import Span, Trace, Traces, read_traces, write_traces
 
 RESPONSE = "<think>\nWait, no. So 3.\n</think>\n\n**3**"
@@ -285,6 +285,46 @@ def test_a_trace_refuses_bad_spans_too():
     assert trace.spans == () and trace.with_spans([], "hand").annotator == "hand"
 
 
+@pytest.mark.parametrize(
+    ("spans", "kind", "words"),
+    [
+        ([Span(0, 0, "deduction")], TraceError, "span [0, 0) 'deduction': the span is empty"),
+        ([Span(0, 99, "deduction")], TraceError, "span [0, 99) 'deduction': the span leaves"),
+        ([Span(-1, 3, "deduction")], TraceError, "leaves the text"),
+        ([Span(0, 3, "deduction"), Span(2, 5, "deduction")], TraceError, "overlaps the next one"),
+        ([Span(2, 5, "deduction"), Span(0, 3, "deduction")], TraceError, "overlaps the next one"),
+        ([Span(0, 1, "reflection")], BehaviorError, "unknown behaviour 'reflection'"),
+    ],
+)
+def test_no_trace_can_be_made_with_bad_spans(spans, kind, words):
+    for make in (
+        lambda: Trace("c", "t", "cut off in the", spans=tuple(spans)),
+        lambda: replace(TRACES[2], spans=tuple(spans)),
+    ):
+        with pytest.raises(kind) as error:
+            make()
+        assert words in str(error.value) and error.value.where.startswith("trace 'c', span [")
+    with pytest.raises(TraceError, match="leaves the text"):
+        replace(TRACES[0], response="short")
+
+
+def test_every_trace_sorts_its_spans_and_spells_names_out(unchecked):
+    given = [Span(2, 3, "uncertainty"), Span(np.int64(0), np.int64(1), "deduction")]
+    trace = Trace("a", "t", "123", spans=given)
+    assert trace.spans == (Span(0, 1, "deduction"), Span(2, 3, "uncertainty-estimation"))
+    assert isinstance(trace.spans, tuple) and json.dumps(trace.to_json())
+    for nonsense in (["deduction"], [(0, 1, "deduction")], [None]):
+        with pytest.raises(TraceError, match="trace 'a': this is no span"):
+            Trace("a", "t", "123", spans=nonsense)
+    with pytest.raises(TraceError, match="offsets are whole numbers"):
+        Trace("a", "t", "123", spans=[Span(0.0, 1, "deduction")])
+
+
+def test_the_task_key_is_the_hash_of_the_prompt_or_of_a_bare_chains_task():
+    assert TRACES[1].task_key == task_hash("Wie groß?")
+    assert TRACES[0].task_key == task_hash("t") != TRACES[2].task_key == task_hash("p")
+
+
 def test_writing_that_fails_leaves_the_old_file(tmp_path):
     path = write_traces(TRACES[:1], tmp_path / "chains.jsonl")
     before = path.read_bytes()
@@ -323,6 +363,20 @@ def test_splits_part_the_traces_by_task():
     assert all(tasks) and not (tasks[0] & tasks[1] | tasks[1] & tasks[2] | tasks[0] & tasks[2])
 
 
+def test_an_unknown_set_is_refused(unchecked):
+    with pytest.raises(TraceError, match=r"unknown set 'train'.*extract, select, evaluate"):
+        TRACES.split("train")
+
+
+def test_what_are_no_traces_is_refused(tmp_path, unchecked):
+    for path in ("chains.jsonl", tmp_path):
+        with pytest.raises(TraceError, match=r"a path is no traces.*sk\.read_traces"):
+            Traces(path)
+    for nonsense, kind in ((TRACES[0], "Trace"), (["a"], "str"), (3, "int"), ([None], "NoneType")):
+        with pytest.raises(TraceError, match=f"these are no traces.*found {kind}"):
+            Traces(nonsense)
+
+
 def test_a_single_trace_is_read_directly():
     one = TRACES[:1]
     assert (one.response, one.thinking, one.answer) == (RESPONSE, TRACES[0].thinking, "**3**")
@@ -339,50 +393,3 @@ def test_the_table_has_a_row_a_trace_and_a_column_a_label():
     assert frame["thinking_characters"].tolist() == [len(t.thinking) for t in TRACES]
     assert len(Traces().to_frame()) == 0
     assert "<table" in TRACES._repr_html_() and "3 chains" in TRACES._repr_html_()
-
-
-# -- a trace in a notebook
-
-
-class _Page(HTMLParser):
-    """The text of a page, and each piece of it that stands inside a titled element."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text, self.tags, self.marked, self._open = "", [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self._open.append(dict(attributes))
-
-    def handle_endtag(self, tag):
-        self._open.pop()
-
-    def handle_data(self, data):
-        self.text += data
-        if self._open and "title" in self._open[-1]:
-            self.marked.append((self._open[-1]["title"], data, self._open[-1]["style"]))
-
-
-def test_a_notebook_shows_the_chain_with_its_spans_in_colour():
-    page = _Page(TRACES[1]._repr_html_())
-    assert "Wie groß?" in page.text and TRACES[1].response in page.text
-    chain, legend = page.marked[:2], page.marked[2:]
-    assert [(title, text) for title, text, _ in chain] == [
-        ("uncertainty-estimation", "Größe 🙂"),
-        (UNPARSED, "ist\u2028offen."),
-    ]
-    assert behaviors.behavior("uncertainty").color in chain[0][2]
-    assert "#" not in chain[1][2], "text that nobody could label has no colour"
-    assert [text for _, text, _ in legend] == ["uncertainty-estimation 1", f"{UNPARSED} 1"]
-    assert "no spans" in _Page(TRACES[2]._repr_html_()).text
-
-
-def test_a_chain_is_text_in_a_notebook_never_markup():
-    response = "<think>\n<script>x</script> & <b>\n</think>\"'&amp;"
-    trace = Trace("a", "t", response, prompt="<i>p", spans=(Span(8, 26, "deduction"),))
-    page = _Page(trace._repr_html_())
-    assert response in page.text and "<i>p" in page.text
-    assert set(page.tags) == {"div", "b", "span", "small"} and page.tags.count("b") == 1
-    assert page.marked[0][:2] == ("deduction", response[8:26])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from safetensors.torch import load, save
 
 import steerkit as sk
@@ -48,14 +47,6 @@ def vectors() -> SteeringVectors:
         "uncertainty-estimation", 7, layer=None, **dict.fromkeys(CURVES)
     )
     return SteeringVectors(made, {"model": "m", "seed": 0, "traces": ["b", "a"]})
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' own type checks, as users run it."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def test_units_are_those_of_their_formulas() -> None:
@@ -93,6 +84,9 @@ def test_vectors_that_do_not_exist_are_named() -> None:
     for unit in ("norm", "paper", "one"):
         with pytest.raises(SteeringError, match="'backtracking' is zero at layer 2"):
             zero.vector(2, unit)
+    for broken in (float("nan"), float("inf")):
+        with pytest.raises(SteeringError, match="'backtracking' is not finite at layer 2"):
+            replace(d, tensor=torch.full((3, 8), broken)).vector(2)
 
 
 def test_a_random_control_has_the_same_norms_and_another_direction() -> None:
@@ -111,6 +105,24 @@ def test_a_random_control_has_the_same_norms_and_another_direction() -> None:
     assert not torch.equal(d.random(1).tensor, control.tensor)
     assert control.layer == d.layer and control.behavior == "random-0"
     assert control.spans == 0 and all(getattr(control, curve) is None for curve in CURVES)
+
+
+def test_a_random_control_depends_on_seed_and_layer_alone() -> None:
+    d = direction()
+    whole = d.random(3)
+    part = replace(
+        d,
+        tensor=d.tensor[1:],
+        layers=d.layers[1:],
+        mean_norm=d.mean_norm[1:],
+        norm_of_mean=d.norm_of_mean[1:],
+        **dict.fromkeys(CURVES),
+    ).random(3)
+    for layer in (2, 4):
+        torch.testing.assert_close(part.vector(layer, "one"), whole.vector(layer, "one"))
+    assert not torch.allclose(part.vector(2, "one"), whole.vector(4, "one"))
+    moved = replace(d, layers=(4, 1, 2)).random(3)
+    torch.testing.assert_close(moved.vector(1, "one"), whole.vector(1, "one"))
 
 
 def test_random_controls_are_uniform_on_the_sphere() -> None:
@@ -212,6 +224,34 @@ def test_a_term_has_its_own_layers_place_and_unit() -> None:
     assert (0.3 * homeless).at(layer=1).resolved_layers() == (1,)
 
 
+def test_a_layer_named_twice_is_steered_once_and_none_is_refused() -> None:
+    a = direction()
+    assert a.at(layer=[4, 1, 4, 1]).resolved_layers() == (4, 1)
+    assert Term(0.3, a, layers=(2, 2)).resolved_layers() == (2,)
+    for make in (lambda: a.at(layer=[]), lambda: Term(0.3, a, layers=())):
+        with pytest.raises(SteeringError, match="no layer was named"):
+            make()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_may_be_numbers_of_numpy_and_of_tables() -> None:
+    v = vectors()
+    a = v["backtracking"]
+    table = v.table().set_index("behavior")
+    numbers = (np.int64(2), np.array(2), np.array([2]), torch.tensor(2), [np.int32(2)])
+    for layer in (*numbers, table.loc["backtracking"]["layer"]):
+        (found,) = a.at(layer=layer).resolved_layers()
+        assert found == 2 and type(found) is int
+        assert json.dumps(a.at(layer=layer).to_json())
+    assert torch.equal(a.vector(np.int64(2)), a.vector(2))
+    missing = table.loc["uncertainty-estimation"]["layer"]
+    for nonsense in (missing, pd.NA, 2.5, "2", [1, "2"], True, float("nan"), [None]):
+        with pytest.raises(SteeringError, match="a layer is a whole number"):
+            a.at(layer=nonsense)
+    with pytest.raises(SteeringError, match="a layer is a whole number"):
+        a.vector(missing)
+
+
 def test_the_digest_tells_directions_apart() -> None:
     a = direction()
     assert a.digest == direction().digest == replace(a, spans=1).digest
@@ -226,7 +266,12 @@ def test_vectors_are_a_mapping_that_knows_short_names() -> None:
     assert "uncertainty" in v and "initializing" not in v and 3 not in v
     with pytest.raises(BehaviorError, match=r"no direction of 'initializing'.*backtracking, ded"):
         v["initializing"]
-    assert v.get("deduction") is v["deduction"]
+    assert v.get("deduction") is v["deduction"] is v.get("deduction", 3)
+    assert v.get("uncertainty") is v["uncertainty-estimation"]
+    for absent in ("initializing", "nope"):
+        assert v.get(absent) is None and v.get(absent, 3) == v.get(absent, default=3) == 3
+        with pytest.raises(BehaviorError, match=f"no direction of '{absent}'"):
+            v[absent]
     assert "backtracking, deduction" in repr(v) and "model m" in repr(v)
 
 
@@ -298,11 +343,21 @@ def test_a_behaviour_of_ones_own_comes_with_the_file(
     import steerkit.behaviors
 
     monkeypatch.setattr(steerkit.behaviors, "_known", dict(steerkit.behaviors._known))
-    own = sk.declare(sk.Behavior("summing-up", "says what was found", "#123456"))
+    own = sk.declare(sk.Behavior("summing-up", "says what was found", "#123456", "sum"))
     path = SteeringVectors({"summing-up": direction("summing-up")}, {}).save(tmp_path / "v")
     del steerkit.behaviors._known["summing-up"]
     assert own not in behaviors()
     assert list(read_vectors(path)) == ["summing-up"] and own in behaviors()
+    assert read_vectors(path)["sum"] is not None
+    # the cell that declares it, run after the file was read, says how it is called from now on
+    anew = sk.declare(replace(own, definition="says it again", short="so"))
+    assert anew in behaviors() and list(read_vectors(path)) == ["summing-up"]
+    assert "so" in read_vectors(path) and "sum" not in read_vectors(path)
+    # a short name that another behaviour has by now is left to it
+    del steerkit.behaviors._known["summing-up"]
+    sk.declare(sk.Behavior("addition", "adds", short="sum"))
+    assert list(read_vectors(path)) == ["summing-up"]
+    assert steerkit.behaviors.behavior("sum").name == "addition"
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from email import message_from_bytes
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -43,6 +47,42 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
     ):
         assert f"steerkit/_data/{needed}" in names
     assert sum(entry.compress_size for entry in zipfile.ZipFile(wheel).infolist()) < 20e6
+
+
+# required although no module of steerkit imports it, and why
+IMPORTED_BY_OTHERS = {
+    "accelerate": "transformers needs it for device_map",
+    "jinja2": "transformers needs it for chat templates, pandas for Styler",
+}
+
+
+def imported() -> set[str]:
+    """Third-party modules that any module of steerkit imports, at the top or within."""
+    names: set[str] = set()
+    for path in (ROOT / "steerkit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add((node.module or "").split(".")[0])
+    return names - sys.stdlib_module_names - {"steerkit"}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_wheel_requires_what_is_imported_and_nothing_else(wheel) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = message_from_bytes(archive.read(metadata)).get_all("Requires-Dist")
+    names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
+    required = {plain(name) for name in names}
+    known = packages_distributions()
+    needed = {plain(known[module][0]) for module in imported()}
+    assert needed >= {"torch", "rich"} and len(required) == len(names)
+    assert required - set(IMPORTED_BY_OTHERS) == needed
+    assert required >= set(IMPORTED_BY_OTHERS)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from steerkit.behaviors import behavior
 from steerkit.errors import BehaviorError, ResourceError, TraceError
-from steerkit.files import read_jsonl
+from steerkit.files import parse_json, read_jsonl, refuse_surrogates
 from steerkit.traces import Span, Trace, Traces, trace_from_json
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _TAG = re.compile(
     r"\[\s*(?P<quoted>[\"'\u201c\u201d\u2018\u2019`]?)\s*(?:\d+\s*[.):]\s*)?"
     r"(?P<label>[A-Za-z][A-Za-z0-9]*(?:[ _-][A-Za-z0-9]+)*)\s*[\"'\u201c\u201d\u2018\u2019`]?\s*\]"
 )
-_KEPT = ("task_id", "prompt", "category", "model", "revision")
+_KEPT = ("task_id", "prompt", "category", "model", "revision", "token_ids", "metadata")
 _REASONS = ("not found", "out of order", "empty", "unknown label", "stray end-section")
 # An LLM that copies a text makes these of each other.
 _SAME = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212\u2011", "''\"\"----")
@@ -145,9 +145,10 @@ def read_tagged(path: str | Path) -> tuple[Traces, list[Unplaced]]:
     """Read chains annotated as tagged text, from a JSON list or a JSONL file.
 
     Every record holds ``response`` and ``annotated_response``; ``id``, ``task_id``,
-    ``prompt``, ``category``, ``model`` and ``revision`` are taken over where they are
-    there. Without an id a chain is named after the file and its number, and without a
-    prompt it is bare: its own task, for splits.
+    ``prompt``, ``category``, ``model``, ``revision``, ``token_ids`` and ``metadata`` are
+    taken over where they are there, and mean what they mean in traces files. Without an id
+    a chain is named after the file and its number, and without a prompt it is bare: its own
+    task, for splits.
 
     Returns the traces, and every tagged part that is no span of them. Nothing is
     guessed and nothing is dropped silently: each part is in one of the two.
@@ -279,12 +280,7 @@ def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     text = path.read_bytes()
     if not text.lstrip().startswith(b"["):
         return [(f"{path}, line {n}", record) for n, record in read_jsonl(path, TraceError)]
-    try:
-        records = json.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as problem:
-        raise TraceError(
-            "not valid JSON", expected="a list of objects", found=problem, where=path
-        ) from None
+    records = parse_json(text, TraceError, path, expected="a list of objects")
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise TraceError(
@@ -292,4 +288,5 @@ def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
                 found=type(record).__name__,
                 where=f"{path}, record {number}",
             )
+        refuse_surrogates(record, TraceError, f"{path}, record {number}")
     return [(f"{path}, record {n}", record) for n, record in enumerate(records)]

@@ -24,11 +24,11 @@ from steerkit.cli.sources import check_output, declare_all, load_model, read_cha
 from steerkit.cli.tables import clean, count, number, table
 from steerkit.errors import ResourceError
 from steerkit.resources import data
-from steerkit.tasks import SPLITS, task_hash
+from steerkit.tasks import SPLITS
 
 if TYPE_CHECKING:
     from steerkit.annotation import Unplaced
-    from steerkit.traces import Trace, Traces
+    from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
 CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
@@ -222,17 +222,14 @@ def _counts(traces: Traces, unplaced: list[Unplaced], vectors: SteeringVectors) 
     splits = {name: traces.split(name) for name in SPLITS}
     return {
         "chains": {name: len(chains) for name, chains in splits.items()},
-        "tasks": {name: len({_task(trace) for trace in chains}) for name, chains in splits.items()},
+        "tasks": {
+            name: len({trace.task_key for trace in chains}) for name, chains in splits.items()
+        },
         "unplaced": dict(Counter(part.reason for part in unplaced)),
         "extract": facts["counts"],
         "select": facts["select_counts"],
         "outliers": facts["outliers"],
     }
-
-
-def _task(trace: Trace) -> str:
-    """A chain's task as splits and provenance know it: by the hash of its prompt's words."""
-    return task_hash(trace.task_id if trace.prompt is None else trace.prompt)
 
 
 def _summary(

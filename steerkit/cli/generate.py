@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
-# of steerkit.positions and steerkit.vectors, without importing torch for them
+# of steerkit.positions and steerkit.vectors, without importing torch for them; the first is
+# the default
 WHERES = ("all", "prompt", "generated", "think", "answer")
 UNITS = ("norm", "paper", "raw", "one")
 SHOWN = 10
@@ -91,18 +92,16 @@ def add_command(commands: Any, formatter: Any) -> None:
     steering.add_argument(
         "--where",
         choices=WHERES,
-        default="all",
         help="Which tokens are steered, by the token that a position predicts: those of the "
         "prompt, of the thinking section, of the answer, all that are generated, or all. "
-        "Default: %(default)s.",
+        f"Default: {WHERES[0]}.",
     )
     steering.add_argument(
         "--unit",
         choices=UNITS,
-        default="norm",
         help="What a coefficient of 1 stands for. norm: the mean norm of the layer's activations; "
         "paper: the norm of their mean, as in Venhoff et al. 2025; raw: the difference of means "
-        "as it is; one: length 1. Default: %(default)s.",
+        f"as it is; one: length 1. Default: {UNITS[0]}.",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
@@ -170,7 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
     vectors = _vectors(arguments)
     ways = [Variant("unsteered", None)]
     if vectors is not None:
-        ways = variants(arguments.steer, vectors, where=arguments.where, unit=arguments.unit)
+        where, unit = arguments.where or WHERES[0], arguments.unit or UNITS[0]
+        ways = variants(arguments.steer, vectors, where=where, unit=unit)
     rows = len(prompts) * len(ways) * arguments.samples
     if arguments.stream and rows > 1:
         raise GenerationError(
@@ -205,8 +205,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _vectors(arguments: argparse.Namespace) -> SteeringVectors | None:
     if not arguments.steer:
-        if arguments.vectors is not None:
-            _log.warning("--vectors does nothing without --steer")
+        for option in ("vectors", "where", "unit"):
+            if getattr(arguments, option) is not None:
+                _log.warning("--%s does nothing without --steer", option)
         return None
     with status("reading vectors"):
         from steerkit.vectors import read_vectors

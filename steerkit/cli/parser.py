@@ -94,9 +94,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "Default: %(default)s.",
     )
     group.add_argument(
+        "--revision",
+        metavar="REVISION",
+        help="A commit, branch or tag of a model on the Hub. Default: its main branch.",
+    )
+    group.add_argument(
         "--device",
         metavar="DEVICE",
-        help="Where the model runs: cpu, cuda, cuda:1, mps. Default: the GPU if there is one.",
+        help="Where the model runs: cpu, cuda, cuda:1, mps. Default: a CUDA GPU if there is one, "
+        "else the CPU.",
     )
     group.add_argument(
         "--dtype",

@@ -41,6 +41,7 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
             device=arguments.device,
             dtype=arguments.dtype,
             device_map=arguments.device_map,
+            revision=arguments.revision,
         )
 
 
@@ -93,7 +94,7 @@ def is_tagged(path: str) -> bool:
         return True
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False  # the reader of traces files says what is wrong, and where
     return isinstance(record, dict) and "annotated_response" in record
 

@@ -8,11 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steerkit.errors import SteerkitError
-
-
-class StatisticsError(SteerkitError, ValueError):
-    """Outcomes from which no interval can be computed."""
+from steerkit.errors import StatisticsError
 
 
 class Interval(NamedTuple):

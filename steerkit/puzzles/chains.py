@@ -71,29 +71,32 @@ class Style:
         )
 
 
-def write_chain(task: CountdownTask, seed: int | str) -> Chain:
+def write_chain(task: CountdownTask, seed: int | str, *, patient: bool = True) -> Chain:
     """A chain for a solvable three-number task; the same seed gives the same chain.
 
     First steps are tried in random order. One from which the target cannot be reached
     is a dead end: it is followed by one or two second steps that miss, or dropped at
-    once. The search ends at the first step that leads on, with the second step that hits;
-    now and then it is given up after four dead ends or more. Raises :class:`TaskError`
-    for a task that has another count of numbers, or no solution in range.
+    once. The search ends at the first step that leads on, with the second step that hits.
+    After the fourth dead end it may be given up: a patient one hardly ever (3.5 % at every
+    dead end), another one the sooner the more dead ends there were (6 % at the fourth, 12 %
+    at the fifth ...). Raises :class:`TaskError` for a task that has another count of
+    numbers, or no solution in range.
     """
     if len(task.numbers) != 3 or not solve(task):
         raise TaskError(
             f"no chain can be written for {task.prompt!r}",
             expected="three numbers that make the target by whole results from 1 to 99",
         )
-    return _Writer(task, random.Random(f"chain {task.id} {seed}")).write()
+    return _Writer(task, random.Random(f"chain {task.id} {seed}"), patient).write()
 
 
 class _Writer:
     """State of one chain while it is written."""
 
-    def __init__(self, task: CountdownTask, dice: random.Random) -> None:
+    def __init__(self, task: CountdownTask, dice: random.Random, patient: bool) -> None:
         self.task = task
         self.dice = dice
+        self.patient = patient
         self.style = Style.draw(dice)
         self.sentences: list[tuple[str, str]] = []
         self.separators: list[str] = []
@@ -115,7 +118,7 @@ class _Writer:
             if self._live(left):
                 return self._succeed(shown, dice.choice([s[1] for s in solutions if s[0] == first]))
             dead_ends += self._dead_end(left)
-            if dead_ends >= 4 and self._chance(0.035):
+            if dead_ends >= 4 and self._chance(0.035 if self.patient else 0.06 * (dead_ends - 3)):
                 break
         self._say("giving up", n=task.target)
         return Chain(tuple(self.sentences), tuple(self.separators), "I do not know.")

@@ -251,13 +251,6 @@ def parse_chain(text: str) -> list[Sentence]:
     return [_read(text, match.start(), match.end()) for match in _SENTENCE.finditer(text)]
 
 
-def parsed_share(sentences: list[Sentence]) -> float:
-    """The share of sentences with a label; 1 for none at all."""
-    if not sentences:
-        return 1.0
-    return sum(sentence.label != UNPARSED for sentence in sentences) / len(sentences)
-
-
 def _read(text: str, start: int, end: int) -> Sentence:
     sentence = text[start:end]
     for phrase in _BY_TEMPLATE.values():

@@ -44,16 +44,19 @@ def chunk_of_batches(
 
     A chunk holds ``CHUNK`` random tasks of the train pool with a new chain each. Chains
     of like length share a batch, so that little of it is padding; the batches come in
-    random order. A chunk depends on the configuration and its index alone.
+    random order. A chunk depends on the configuration and its index alone; after
+    ``patient_chunks`` of them the chains give up sooner.
     """
     dice = random.Random(f"chunk {config.seed} {index}")
     examples = []
     for number, task in enumerate(dice.choices(all_tasks("train"), k=CHUNK)):
         numbers = tuple(dice.sample(task.numbers, len(task.numbers)))
         task = CountdownTask(numbers, task.target)
-        chain = write_chain(task, f"{config.seed} {index} {number}")
+        patient = index < config.patient_chunks
+        chain = write_chain(task, f"{config.seed} {index} {number}", patient=patient)
         entry = encode(tokenizer, task.prompt, chain.response)
-        if len(entry[0]) <= config.longest:
+        # a long patient chain costs much and teaches only to go on; a long one that ends, to end
+        if len(entry[0]) <= (config.longest if patient else config.context):
             examples.append(entry)
     examples.sort(key=lambda entry: len(entry[0]))
     batches: list[list[Example]] = [[]]

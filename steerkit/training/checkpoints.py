@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -126,11 +127,11 @@ class TrainingLog:
         if path.is_file():
             with path.open(newline="") as file:
                 kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(kept)
+        content = io.StringIO(newline="")
+        writer = csv.DictWriter(content, self.columns)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text_atomic(path, content.getvalue())
 
     def write(self, row: Mapping[str, object]) -> None:
         """Add one row; columns that it lacks stay empty."""

@@ -21,7 +21,12 @@ class SFTConfig:
     weight_decay, clip:
         AdamW's decay of the matrices, and the largest norm of a gradient.
     longest:
-        Chains of more tokens than this, prompt and answer included, are left out.
+        Patient chains of more tokens than this, prompt and answer included, are left out;
+        of the others those that the context does not hold.
+    patient_chunks:
+        Chunks of the data (see :mod:`steerkit.training.batches`) whose chains hardly ever give
+        up a search. They teach it to search; those after them, which give up sooner, teach it
+        to stop: a model that has learned the first alone goes on for ever where it errs.
     seed:
         Decides the first weights and all of the data.
     bf16:
@@ -38,6 +43,7 @@ class SFTConfig:
     weight_decay: float = 0.05
     clip: float = 1.0
     longest: int = 320
+    patient_chunks: int = 81
     seed: int = 0
     bf16: bool = True
     hidden_size: int = 192

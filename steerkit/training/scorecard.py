@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerkit.behaviors import UNPARSED, behaviors
-from steerkit.puzzles.countdown import CountdownTask, generate_tasks, verify
+from steerkit.puzzles.countdown import CountdownTask, verify
 from steerkit.puzzles.grammar import Sentence, parse_chain
 from steerkit.training.tokenizer import THINK_CLOSE
 
@@ -27,27 +21,6 @@ class Figure:
     value: float
     low: float
     high: float
-
-
-def evaluate_folder(
-    folder: Path | str,
-    *,
-    count: int = 500,
-    seed: int = 0,
-    sample: Callable[[list[CountdownTask]], Sequence[str]] | None = None,
-) -> dict[str, Figure]:
-    """The scorecard of a model folder over ``count`` held-out tasks.
-
-    ``sample`` turns tasks into one response each (without the ``<think>`` that the
-    template opens); the default is :func:`sample_chains` at temperature 1.
-    """
-    tasks = generate_tasks("heldout", seed=seed, count=count)
-    if sample is None:
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        # AutoTokenizer would rebuild it as Qwen2's own, because the model is of that type
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        return score(tasks, sample_chains(model, tokenizer, tasks, seed=seed))
-    return score(tasks, sample(tasks))
 
 
 @torch.no_grad()

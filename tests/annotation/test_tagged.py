@@ -278,6 +278,18 @@ def test_tagged_chains_are_read_with_what_could_not_be_placed(tmp_path, caplog):
     assert read_traces(write_traces(traces, tmp_path / "traces.jsonl")) == traces
 
 
+def test_what_a_chain_was_generated_with_is_kept(tmp_path):
+    record = {
+        "response": "[T]So 5.[/T]",
+        "annotated_response": tagged(("deduction", "So 5.")),
+        "token_ids": [4, 0, 7],
+        "metadata": {"truncated": True, "think": ["[T]", "[/T]"], "seed": 1},
+    }
+    (trace,), _ = read_tagged(file_of(tmp_path, record))
+    assert trace.token_ids == (4, 0, 7) and trace.metadata == record["metadata"]
+    assert trace.truncated and trace.thinking == "So 5." and trace.spans[0].start == 3
+
+
 def test_a_list_and_json_lines_are_the_same(tmp_path):
     records = [
         {"id": i, "response": f"So {i}.", "annotated_response": tagged(("deduction", f"So {i}."))}
@@ -307,6 +319,9 @@ GOOD = {"id": "good", "response": "So 5.", "annotated_response": tagged(("deduct
         ({**GOOD, "response": 3}, "a tagged chain has no response"),
         ({**GOOD, "id": "x", "prompt": 3}, "'prompt' has the wrong type"),
         ({**GOOD, "id": "x", "category": [3]}, "'category' has the wrong type"),
+        ({**GOOD, "id": "x", "token_ids": [1, -1]}, "non-negative integers"),
+        ({**GOOD, "id": "x", "metadata": [1]}, "'metadata' has the wrong type"),
+        ({**GOOD, "id": "x", "metadata": {"think": "[T]"}}, "think strings"),
         (GOOD, "chain id 'good' occurs twice"),
         (["x"], "not a JSON object"),
     ],
@@ -325,7 +340,9 @@ def test_bad_files_are_named(tmp_path):
         read_tagged(tmp_path)
     for content, words in [
         (b'[{"response": ', "not valid JSON"),
-        (b"[\xff]", "not valid JSON"),
+        (b"[\xff]", "not UTF-8"),
+        (b'[{"response": NaN}]', "NaN, which JSON does not have"),
+        (b'[{"response": "\\ud83d"}]', "record 0: a string holds half of a surrogate pair"),
         (b"[]", "holds no chains"),
         (b"", "holds no chains"),
         (b'{"response": "x"', "line 1: not valid JSON"),

@@ -112,6 +112,27 @@ def test_words_that_the_model_does_not_know_are_named(generate):
 
 
 @pytest.mark.parametrize(
+    ("option", "value"), [("--vectors", "x"), ("--where", "all"), ("--unit", "paper")]
+)
+def test_steering_options_without_steer_are_said_to_do_nothing(generate, option, value):
+    result = generate(PROMPT, option, value)
+    assert result.code == 0 and f"{option} does nothing without --steer" in result.err
+    assert result.err.count("does nothing") == 1
+
+
+def test_where_and_unit_are_all_and_norm_unless_named(generate, vectors):
+    words = ["--vectors", vectors, "--steer", "backtracking=1", "--json"]
+    (term,) = generate(PROMPT, *words).json[0]["metadata"]["steering"]
+    assert (term["where"], term["unit"]) == ("all", "norm")
+
+
+def test_the_revision_reaches_the_model(generate, run):
+    assert generate(PROMPT, "--revision", "v2", "--json").json[0]["revision"] == "v2"
+    refused = run("generate", PROMPT, "--revision", "v2")
+    assert refused.code == 2 and "has one revision" in refused.err
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (["--steer", "backtracking=1,2", "--steer", "deduction=1,2"], "more than one --steer"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from steerkit.evaluation.statistics import Interval, StatisticsError, mean_interval
+from steerkit.errors import StatisticsError
+from steerkit.evaluation.statistics import Interval, mean_interval
 
 
 def test_interval_agrees_with_scipy() -> None:

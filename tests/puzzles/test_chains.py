@@ -25,6 +25,24 @@ def test_answers_are_right_or_honest(chains):
     assert 0.01 < declined / len(chains) < 0.05
 
 
+def test_impatient_searches_give_up_the_sooner_the_longer_they_last(chains):
+    tasks = [task for task, _, _ in chains]
+    hasty = [(task, write_chain(task, "test", patient=False)) for task in tasks]
+    declined = [chain.answer == "I do not know." for _, chain in hasty]
+    assert 0.07 < sum(declined) / len(hasty) < 0.16
+    assert all(
+        verify(task, chain.answer).correct
+        for (task, chain), given_up in zip(hasty, declined, strict=True)
+        if not given_up
+    )
+    patient, shorter = (
+        sorted(len(chain.sentences) for chain in written)
+        for written in ([c for _, c, _ in chains], [c for _, c in hasty])
+    )
+    middle, far = len(patient) // 2, int(0.98 * len(patient))
+    assert shorter[middle] == patient[middle] and shorter[far] < 0.9 * patient[far]
+
+
 def test_every_equation_is_true(chains):
     equations = [e for _, _, sentences in chains for s in sentences for e in s.equations]
     assert len(equations) > 5000 and all(equation.correct for equation in equations)

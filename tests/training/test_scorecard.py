@@ -5,7 +5,7 @@ from steerkit.puzzles.chains import write_chain
 from steerkit.puzzles.countdown import CountdownTask, generate_tasks
 from steerkit.training.config import SFTConfig
 from steerkit.training.model import build_model
-from steerkit.training.scorecard import count_response, evaluate_folder, sample_chains, score
+from steerkit.training.scorecard import count_response, sample_chains, score
 from steerkit.training.tokenizer import build_tokenizer
 
 TASK = CountdownTask((3, 7, 8), 29)
@@ -74,12 +74,3 @@ def test_sampling_is_repeatable_and_leaves_the_global_state_alone():
     )
     torch.testing.assert_close(torch.get_rng_state(), before)
     assert len(first) == 5 and first == again != other
-
-
-def test_sampling_can_be_replaced(tmp_path):
-    figures = evaluate_folder(
-        tmp_path,
-        count=20,
-        sample=lambda tasks: [write_chain(task, 0).response for task in tasks],
-    )
-    assert figures["closed"].value == 1
