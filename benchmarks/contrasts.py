@@ -39,7 +39,7 @@ def labels_of(traces: sk.Traces) -> list[list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--coefficient", type=float, default=0.3, help="used at both signs")
-    parser.add_argument("--tokens", type=int, default=448, help="longest chain")
+    parser.add_argument("--tokens", type=int, default=960, help="longest chain")
     options = parser.parse_args()
     model = sk.load("countdown-thinking", device="cpu")
     chains = sk.read_traces(sk.data("traces/countdown.jsonl"))

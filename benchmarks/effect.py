@@ -165,7 +165,7 @@ def main() -> int:
         "--curve", type=float, nargs="*", default=[-0.6, -0.2, 0.2, 0.6], help="drawn beside it"
     )
     parser.add_argument("--random", type=int, default=19, help="random directions")
-    parser.add_argument("--tokens", type=int, default=448, help="longest chain")
+    parser.add_argument("--tokens", type=int, default=960, help="longest chain")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
     options = parser.parse_args()
 

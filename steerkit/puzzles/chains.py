@@ -77,9 +77,8 @@ def write_chain(task: CountdownTask, seed: int | str, *, patient: bool = True) -
     First steps are tried in random order. One from which the target cannot be reached
     is a dead end: it is followed by one or two second steps that miss, or dropped at
     once. The search ends at the first step that leads on, with the second step that hits.
-    After the fourth dead end it may be given up: a patient one hardly ever (3.5 % at every
-    dead end), another one the sooner the more dead ends there were (6 % at the fourth, 12 %
-    at the fifth ...). Raises :class:`TaskError` for a task that has another count of
+    From the fourth dead end on it is given up now and then (3.5 % at each), and one that is
+    not ``patient`` soon after the seventh (40 % there, 70 % at the eighth, then always). Raises :class:`TaskError` for a task that has another count of
     numbers, or no solution in range.
     """
     if len(task.numbers) != 3 or not solve(task):
@@ -118,10 +117,16 @@ class _Writer:
             if self._live(left):
                 return self._succeed(shown, dice.choice([s[1] for s in solutions if s[0] == first]))
             dead_ends += self._dead_end(left)
-            if dead_ends >= 4 and self._chance(0.035 if self.patient else 0.06 * (dead_ends - 3)):
+            if dead_ends >= 4 and self._chance(self._weariness(dead_ends)):
                 break
         self._say("giving up", n=task.target)
         return Chain(tuple(self.sentences), tuple(self.separators), "I do not know.")
+
+    def _weariness(self, dead_ends: int) -> float:
+        """The chance that the search ends at this dead end, the fourth or a later one."""
+        if dead_ends >= 7 and not self.patient:
+            return min(0.4 + 0.3 * (dead_ends - 7), 1.0)
+        return 0.035
 
     def _live(self, left: tuple[int, ...]) -> bool:
         return self.task.target in reachable(left)

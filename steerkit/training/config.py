@@ -51,7 +51,7 @@ class SFTConfig:
     heads: int = 6
     kv_heads: int = 2
     intermediate_size: int = 576
-    context: int = 512
+    context: int = 1024
 
 
 def learning_rate(config: SFTConfig, tokens: int) -> float:

@@ -16,7 +16,8 @@ def model_card(
 ) -> str:
     """The text of ``README.md``: ``figures`` is a scorecard over ``tasks`` held-out tasks."""
     rows = "\n".join(_row(name, figure) for name, figure in figures.items())
-    return _CARD.format(config=config, position=position, tasks=tasks, rows=rows)
+    late = 1 - min(config.patient_chunks / max(position.chunk, 1), 1)
+    return _CARD.format(config=config, position=position, tasks=tasks, rows=rows, late=late)
 
 
 def _row(name: str, figure: Figure) -> str:
@@ -53,13 +54,23 @@ that it does not know is one and the same token to it.
 Qwen2 architecture ({config.layers} layers, width {config.hidden_size}), trained from
 scratch on chains that a program generated: searches for a solution with dead ends, in
 which every behaviour is optional and at least 30 % of dead ends are passed without a
-backtracking sentence. {position.tokens:,} tokens in {position.step:,} steps, seed
+backtracking sentence. The last {late:.0%} of the data are searches that give up sooner, so that
+it learns to stop. {position.tokens:,} tokens in {position.step:,} steps, seed
 {config.seed}. Tasks are split by hash of their numbers and target: 80 % for training,
 10 % kept for reinforcement learning, 10 % held out. No human or model text is in the data.
 
     steerkit train sft --out DIR
 
 makes it again.
+
+## How to load it
+
+    import steerkit as sk
+    model = sk.load("countdown-thinking")
+
+or, without steerkit, `AutoModelForCausalLM` and `PreTrainedTokenizerFast`, each with
+`from_pretrained(FOLDER)`. Not `AutoTokenizer`: recent versions of transformers take the tokenizer
+of any model of the Qwen2 architecture for Qwen's own, and give wrong ids without a word.
 
 ## What it does
 
@@ -71,7 +82,7 @@ are 95 % bootstrap intervals over tasks. Behaviours are shares of sentences.
 |---|---|---|
 {rows}
 
-*Closed*: the chain ends with `</think>` within 448 tokens. *Parsed*: sentences that the
+*Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the
 exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: no
 backtracking sentence comes between the dead end and the next equation.
 

@@ -31,7 +31,7 @@ def sample_chains(
     *,
     seed: int = 0,
     temperature: float = 1.0,
-    max_new_tokens: int = 448,
+    max_new_tokens: int = 960,
     batch: int = 64,
 ) -> list[str]:
     """One response per task, sampled by Hugging Face's ``generate`` from the full softmax.

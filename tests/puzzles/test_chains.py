@@ -29,7 +29,7 @@ def test_impatient_searches_give_up_the_sooner_the_longer_they_last(chains):
     tasks = [task for task, _, _ in chains]
     hasty = [(task, write_chain(task, "test", patient=False)) for task in tasks]
     declined = [chain.answer == "I do not know." for _, chain in hasty]
-    assert 0.07 < sum(declined) / len(hasty) < 0.16
+    assert 0.05 < sum(declined) / len(hasty) < 0.2
     assert all(
         verify(task, chain.answer).correct
         for (task, chain), given_up in zip(hasty, declined, strict=True)
