@@ -106,7 +106,7 @@ def draw(summary: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
         ylabel=f"{name} sentences per chain",
         ylim=(0, None),
     )
-    left.legend(frameon=False, loc="upper left")
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.52, 0.02))
     for measure, label, style, scale in (
         ("correct", "right answers", "-", 100),
         ("closed", "chains closed", "--", 100),
@@ -118,7 +118,7 @@ def draw(summary: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
         ylabel="share (%)",
         ylim=(0, 104),
     )
-    right.legend(frameon=False, loc="center left", bbox_to_anchor=(0.0, 0.62))
+    right.legend(frameon=False, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.76))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(

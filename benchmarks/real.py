@@ -139,34 +139,44 @@ def cosine(a: Any, b: Any) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
+def against_published(
+    direction: Any, label: str, theirs: Mapping[str, Any], labels: list[str], mean_norm: float
+) -> dict[str, float]:
+    """Length in mean norms, and cosines with published directions, at ``LAYER``."""
+    return {
+        "norm": float(direction.norm() / mean_norm),
+        "cosine": cosine(direction, theirs[label][LAYER]),
+        "cosine_with_other_labels": statistics.fmean(
+            cosine(direction, theirs[other][LAYER]) for other in labels if other != label
+        ),
+    }
+
+
 def extraction(
     model: sk.ThinkingModel, chains: sk.Traces, published: Path, state: Path
 ) -> dict[str, Any]:
     """Extract, save the vectors, and compare; the figures that stand in the results."""
-    from steerkit.directions import contrast, split_half, split_half_shuffled
-
     started, load = time.perf_counter(), load_at_start()
     vectors = sk.extract(model, chains, select=sk.Traces(), progress=progress("extract"))
     seconds, peak = time.perf_counter() - started, peak_memory()
     vectors.save(state / "vectors.safetensors")
 
-    # the other contrasts need the moments at one layer only; layers above it do not run
-    started = time.perf_counter()
-    moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
-    one_layer_seconds = time.perf_counter() - started
-
-    theirs = published_directions(published)
-    labels = list(moments.labels)
-    figures: dict[str, Any] = {
+    theirs = published_directions(published)["rest"]
+    labels = list(vectors)
+    first = vectors[labels[0]]
+    row = first.row(LAYER)
+    mean_norm = float(first.mean_norm[row])
+    bounds = [model.align(trace).thinking for trace in chains]
+    return {
         "layer": LAYER,
         "chains": len(chains),
-        "thinking_tokens": moments.tokens,
+        "thinking_tokens": sum(end - start for start, end in bounds),
         "spans": {label: vectors[label].spans for label in labels},
         "counts": dict(vectors.provenance["counts"]),
-        "mean_norm": float(moments.mean_norm[0]),
-        "norm_of_mean": float(moments.norm_of_mean[0]),
-        "outliers": int(moments.outliers[0]),
-        "seconds": {"all layers": round(seconds, 1), "one layer": round(one_layer_seconds, 1)},
+        "mean_norm": mean_norm,
+        "norm_of_mean": float(first.norm_of_mean[row]),
+        "outliers": vectors.provenance["outliers"][row],
+        "seconds": {"all layers": round(seconds, 1)},
         "load_average_at_start": load,
         "peak_memory_bytes": peak,
         "chance": {
@@ -174,42 +184,60 @@ def extraction(
             "standard_deviation": 1 / math.sqrt(model.d_model),
             "mean_size": math.sqrt(2 / (math.pi * model.d_model)),
         },
-        "contrasts": {},
+        "contrasts": {
+            "rest": {
+                label: {
+                    "split_half": float(vectors[label].split_half[row]),
+                    "split_half_shuffled": float(vectors[label].split_half_shuffled[row]),
+                    **against_published(
+                        vectors[label].tensor[row], label, theirs, labels, mean_norm
+                    ),
+                }
+                for label in labels
+            }
+        },
+        "cosine_by_layer": {
+            label: [
+                round(cosine(vectors[label].tensor[layer], theirs[label][layer]), 4)
+                for layer in range(model.n_layers)
+            ]
+            for label in labels
+        },
     }
+
+
+def other_contrasts(
+    model: sk.ThinkingModel, chains: sk.Traces, published: Path
+) -> tuple[dict[str, Any], float]:
+    """The same figures of the other contrasts, and seconds; layers above ``LAYER`` do not run."""
+    from steerkit.directions import contrast, split_half, split_half_shuffled
+
+    started = time.perf_counter()
+    moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
+    seconds = time.perf_counter() - started
+    theirs, labels = published_directions(published), list(moments.labels)
+    found = {}
     for name in CONTRASTS:
+        if name == "rest":
+            continue
         raw = contrast(moments, name)[:, 0]
-        ours = {label: raw[labels.index(label)] for label in labels}
-        reference = theirs.get(name, theirs["rest"])
         halves, shuffled = split_half(moments, name), split_half_shuffled(moments, name)
-        figures["contrasts"][name] = {
+        found[name] = {
             label: {
                 "split_half": float(halves[label][0]),
                 "split_half_shuffled": float(shuffled[label][0]),
-                "norm": float(ours[label].norm() / moments.mean_norm[0]),
                 # `within` has no published counterpart and is set against `rest`
-                "cosine": cosine(ours[label], reference[label][LAYER]),
-                "cosine_with_other_labels": statistics.fmean(
-                    cosine(ours[label], reference[other][LAYER])
-                    for other in labels
-                    if other != label
+                **against_published(
+                    raw[labels.index(label)],
+                    label,
+                    theirs.get(name, theirs["rest"]),
+                    labels,
+                    float(moments.mean_norm[0]),
                 ),
-                "cosine_with_overall": cosine(ours[label], theirs["overall"][label][LAYER]),
             }
             for label in labels
         }
-    direct = contrast(moments, "rest")[:, 0].float()
-    figures["largest_difference_of_the_two_passes"] = max(
-        float((direct[labels.index(label)] - vectors[label].tensor[LAYER]).abs().max())
-        for label in labels
-    )
-    figures["cosine_by_layer"] = {
-        label: [
-            round(cosine(vectors[label].tensor[layer], theirs["rest"][label][layer]), 4)
-            for layer in range(model.n_layers)
-        ]
-        for label in labels
-    }
-    return figures
+    return found, round(seconds, 1)
 
 
 def progress(what: str) -> Any:
@@ -312,6 +340,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=700, help="tokens read of each chain")
     parser.add_argument("--max-new-tokens", type=int, default=200)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--contrasts", action="store_true", help="compare the other contrasts too")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
     arguments = parser.parse_args()
     reference = reference_folder()
@@ -350,6 +379,10 @@ def main() -> None:
     vectors = sk.read_vectors(state / "vectors.safetensors")
 
     texts, generation = steering(model, vectors, state, arguments.max_new_tokens)
+    if arguments.contrasts:
+        others, seconds = other_contrasts(model, chains, means)
+        figures["contrasts"] |= others
+        figures["seconds"]["one layer"] = seconds
     rows = tabulate(texts)
     results = {
         "model": folder.name,

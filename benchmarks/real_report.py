@@ -107,25 +107,26 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"| {row['split_half_shuffled']:.2f} | {row['cosine']:.2f} "
             f"| {row['cosine_with_other_labels']:.2f} | {earlier[0]} | {earlier[1]} |"
         )
-    lines += [
-        "",
-        "The other contrasts: split-half cosine (shuffled) / cosine with the published "
-        "direction of the same contrast; `within` cannot be made from published means and is set "
-        "against the published `rest`.",
-        "",
-        "| direction | " + " | ".join(f"`{name}`" for name in figures["contrasts"]) + " |",
-        "|---" * (len(figures["contrasts"]) + 1) + "|",
-    ]
-    for label in rest:
-        cells = [contrast[label] for contrast in figures["contrasts"].values()]
-        lines.append(
-            f"| {label} | "
-            + " | ".join(
-                f"{c['split_half']:.2f} ({c['split_half_shuffled']:.2f}) / {c['cosine']:.2f}"
-                for c in cells
+    if len(figures["contrasts"]) > 1:
+        lines += [
+            "",
+            "The other contrasts: split-half cosine (shuffled) / cosine with the published "
+            "direction of the same contrast; `within` cannot be made from published means and is "
+            "set against the published `rest`.",
+            "",
+            "| direction | " + " | ".join(f"`{name}`" for name in figures["contrasts"]) + " |",
+            "|---" * (len(figures["contrasts"]) + 1) + "|",
+        ]
+        for label in rest:
+            cells = [contrast[label] for contrast in figures["contrasts"].values()]
+            lines.append(
+                f"| {label} | "
+                + " | ".join(
+                    f"{c['split_half']:.2f} ({c['split_half_shuffled']:.2f}) / {c['cosine']:.2f}"
+                    for c in cells
+                )
+                + " |"
             )
-            + " |"
-        )
     lines += [
         "",
         "## Steering",
@@ -153,12 +154,17 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [f"- *{name}*: {item['text']}"]
     lines += ["", "## Against an earlier quick run", "", *NOTES, ""]
     seconds, memory = figures["seconds"], figures["peak_memory_bytes"] / 1e9
+    alone = ""
+    if "one layer" in seconds:
+        alone = (
+            f" (layer {figures['layer']} alone, the layers above it not run: "
+            f"{seconds['one layer']:.0f} s)"
+        )
     lines += [
         "## Time and memory",
         "",
-        f"Extraction at all layers: {seconds['all layers']:.0f} s, peak memory {memory:.1f} GB "
-        f"(layer {figures['layer']} alone, the layers above it not run: "
-        f"{seconds['one layer']:.0f} s). Steering: {generation['tokens']:,} tokens in "
+        f"Extraction at all layers: {seconds['all layers']:.0f} s, peak memory {memory:.1f} GB"
+        f"{alone}. Steering: {generation['tokens']:,} tokens in "
         f"{generation['seconds']:.0f} s ({generation['tokens'] / generation['seconds']:.0f} a "
         f"second, {generation['rows']} rows a batch). One-time conversion: "
         f"{results['conversion']['seconds']['convert']:.0f} s, "
