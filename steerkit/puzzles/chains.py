@@ -78,8 +78,10 @@ def write_chain(task: CountdownTask, seed: int | str, *, patient: bool = True) -
     is a dead end: it is followed by one or two second steps that miss, or dropped at
     once. The search ends at the first step that leads on, with the second step that hits.
     From the fourth dead end on it is given up now and then (3.5 % at each), and one that is
-    not ``patient`` soon after the seventh (40 % there, 70 % at the eighth, then always). Raises :class:`TaskError` for a task that has another count of
-    numbers, or no solution in range.
+    not ``patient`` soon after the seventh (40 % there, 70 % at the eighth, then always).
+
+    Raises :class:`TaskError` for a task that has another count of numbers, or no solution
+    in range.
     """
     if len(task.numbers) != 3 or not solve(task):
         raise TaskError(
