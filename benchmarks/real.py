@@ -342,7 +342,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--contrasts", action="store_true", help="compare the other contrasts too")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument(
+        "--report", action="store_true", help="only write the pages of the last results again"
+    )
     arguments = parser.parse_args()
+    if arguments.report:
+        results = json.loads((Path(__file__).parent / "results" / "real.json").read_text())
+        rows = results.pop("texts")
+        write_results({**results, "excerpts": excerpts(rows, PROMPTS)}, rows)
+        return
     reference = reference_folder()
 
     import torch

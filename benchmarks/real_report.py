@@ -27,7 +27,18 @@ EARLIER = {
 }
 """What an earlier quick run over the same chains found, contrast `rest`, layer 17."""
 
-NOTES: tuple[str, ...] = ()
+NOTES = (
+    "- Directions: split-half cosines and cosines with the published directions agree with the "
+    "earlier run's to 0.02, but for example-testing (0.70 against 0.76 split-half, from 99 spans).",
+    "- Uncertainty: 0.0 to 5.1 markers per 100 words at +0.5; earlier 0.0 to 6.9.",
+    "- Backtracking: 0.0 to 0.3 at +0.5; earlier 0.2 to 1.25. The eight prompts and the list of "
+    "markers are this benchmark's own, the earlier ones were not kept, and the interval here is "
+    "as wide as its mean: what of the difference is due to the prompts cannot be told. Steered "
+    "texts repeat themselves more than unsteered ones (zlib), so part of the effect is damage.",
+    "- A random direction at +0.5 hardly changes either rate, as before.",
+    "- Time: 499 s against 209 s. Nearly all of it is the model's own linear layers, so it is this "
+    "machine's speed in bfloat16 that differs, not what is read.",
+)
 """Where the figures differ from the earlier run's, and why: lines for the results page."""
 
 
@@ -45,30 +56,29 @@ def excerpt(row: Mapping[str, Any], marker: str | None, words: int = 60) -> str:
 
 
 def excerpts(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One prompt three ways: unsteered, and at the highest coefficient of two behaviours.
+    """For each behaviour the text with most of its markers per word at the top coefficient.
 
-    The prompt is the one where both steered texts show most of their markers among those
-    that stay as little repetitive as the unsteered text (zlib ratio at least 0.8 of it).
+    Before them stands the unsteered answer to the first one's prompt. They are the most telling
+    texts, not typical ones; the table is what the rates are read from.
     """
     top = max(r["coefficient"] for r in rows)
     at = {(r["prompt"], r["direction"], r["coefficient"]): r for r in rows}
-    behaviors = ("backtracking", "uncertainty-estimation")
-
-    def shows(prompt: str) -> tuple[bool, float]:
-        plain, steered = at[prompt, "none", 0.0], [at[prompt, b, top] for b in behaviors]
-        fluent = all(r["zlib"] >= 0.8 * plain["zlib"] for r in steered)
-        return fluent, min(r[b] / r["words"] for r, b in zip(steered, behaviors, strict=True))
-
-    prompt = max(prompts, key=shows)
-    chosen = [("none", 0.0, None), *((b, top, b) for b in behaviors)]
+    chosen = []
+    for behavior in ("uncertainty-estimation", "backtracking"):
+        steered = [at[prompt, behavior, top] for prompt in prompts]
+        best = max(steered, key=lambda r: r[behavior] / max(r["words"], 1))
+        if not chosen:
+            chosen.append((at[best["prompt"], "none", 0.0], None))
+        chosen.append((best, behavior))
     return [
         {
-            "prompt": prompts[prompt],
-            "direction": direction,
-            "coefficient": coefficient,
-            "text": excerpt(at[prompt, direction, coefficient], marker),
+            "prompt": prompts[row["prompt"]],
+            "direction": row["direction"],
+            "coefficient": row["coefficient"],
+            "zlib": row["zlib"],
+            "text": excerpt(row, marker),
         }
-        for direction, coefficient, marker in chosen
+        for row, marker in chosen
     ]
 
 
@@ -147,11 +157,11 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"| {row['direction']} | {row['coefficient']:+g} | {cells[0]} | {cells[1]} "
             f"| {row['zlib']:.2f} | {row['words']} |"
         )
-    lines += ["", f"**The same prompt three ways.** {results['excerpts'][0]['prompt']}", ""]
+    lines += ["", "The texts with most markers (the most telling, not the typical ones):", ""]
     for item in results["excerpts"]:
         unsteered = item["direction"] == "none"
         name = "unsteered" if unsteered else f"{item['direction']} {item['coefficient']:+g}"
-        lines += [f"- *{name}*: {item['text']}"]
+        lines += [f"- *{name}* (zlib {item['zlib']:.2f}). {item['prompt']}<br>“{item['text']}”"]
     lines += ["", "## Against an earlier quick run", "", *NOTES, ""]
     seconds, memory = figures["seconds"], figures["peak_memory_bytes"] / 1e9
     alone = ""

@@ -31,6 +31,14 @@ def reference() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _behaviors_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test declares, itself or by a command or a file, is gone after it."""
+    from steerkit import behaviors
+
+    monkeypatch.setattr(behaviors, "_known", dict(behaviors._known))
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Without the tests' own type checks, as users run it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from steerkit import behaviors as module
 from steerkit.behaviors import UNPARSED, Behavior, behavior, behaviors, declare
 from steerkit.errors import BehaviorError
 
@@ -16,11 +15,6 @@ BUILT_IN = (
     "uncertainty-estimation",
     "backtracking",
 )
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    monkeypatch.setattr(module, "_known", dict(module._known))
 
 
 def test_six_are_built_in_in_a_fixed_order():
