@@ -157,6 +157,14 @@ def verdict(summary: pd.DataFrame, tested: float) -> dict[str, Any]:
     return result
 
 
+def write_pages(summary: pd.DataFrame, result: dict[str, Any]) -> None:
+    """benchmarks/results/effect.{md,png}; prints the page."""
+    page = markdown(summary, result)
+    write_text_atomic(RESULTS / "effect.md", page)
+    save_figure(draw(summary, result), RESULTS / "effect.png")
+    print(page)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tasks", type=int, default=240, help="held-out tasks, 319 at most")
@@ -167,7 +175,14 @@ def main() -> int:
     parser.add_argument("--random", type=int, default=19, help="random directions")
     parser.add_argument("--tokens", type=int, default=960, help="longest chain")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument(
+        "--report", action="store_true", help="only write page and figure of the last results again"
+    )
     options = parser.parse_args()
+    if options.report:
+        summary = pd.read_csv(RESULTS / "effect.csv")
+        write_pages(summary, json.loads((RESULTS / "effect.json").read_text()))
+        return 0
 
     model = sk.load("countdown-thinking", device="cpu")
     vectors = sk.extract(model, sk.read_traces(sk.data("traces/countdown.jsonl")))
@@ -204,10 +219,7 @@ def main() -> int:
     text = json.dumps(result, indent=1, default=lambda value: np.asarray(value).item())
     write_text_atomic(RESULTS / "effect.json", text + "\n")
     write_text_atomic(RESULTS / "effect.csv", summary.round(4).to_csv(index=False))
-    page = markdown(summary, result)
-    write_text_atomic(RESULTS / "effect.md", page)
-    save_figure(draw(summary, result), RESULTS / "effect.png")
-    print(page)
+    write_pages(summary, result)
     return 0 if result["verdict"]["holds"] else 1
 
 

@@ -53,6 +53,8 @@ def markdown(summary: pd.DataFrame, result: Mapping[str, Any]) -> str:
             f"| {100 * at['parsed'].mean():.0f} % | {at['zlib'].mean():.2f} |"
         )
     minus, plus = verdict["minus"], verdict["plus"]
+    pushes = summary[summary.direction.str.startswith("random")][f"{name}_change"].abs()
+    smaller = min(abs(minus["change"]), abs(plus["change"]))
     said = "both hold" if verdict["holds"] else "this does not hold"
     lines += [
         "",
@@ -62,7 +64,10 @@ def markdown(summary: pd.DataFrame, result: Mapping[str, Any]) -> str:
         "stream. 95 % bootstrap intervals over tasks. Tested at both signs of "
         f"{tested:g}: the change has the right sign and its interval excludes zero, and it exceeds "
         f"that of each of {plus['random_directions']} random directions of the same norm "
-        f"(largest: {minus['largest_random']:.2f} and {plus['largest_random']:.2f}): {said}. "
+        f"at that sign (largest: {minus['largest_random']:.2f} and "
+        f"{plus['largest_random']:.2f}): {said}. Of all {len(pushes)} random pushes, both signs "
+        f"together, {int((pushes >= smaller).sum())} moved it as far as the smaller of the two "
+        f"effects, {smaller:.2f}. "
         "*Parsed*: sentences that the exact grammar knows; *zlib*: compressed over plain size, "
         "lower is more repetitive.",
         "",

@@ -57,7 +57,7 @@ def _real(results: Path) -> str | None:
     title = next(title for title in parts if title.startswith("Directions"))
     return (
         f"{parts['']}\n\n**{title}.** {directions}\n\n**Steering.** {parts['Steering']}\n\n"
-        "Other contrasts, time and memory, and where these figures differ from an earlier run: "
+        "Time and memory, and where these figures differ from an earlier run: "
         "[benchmarks/results/real.md](benchmarks/results/real.md)."
     )
 
