@@ -36,7 +36,7 @@ NOTES = (
     "as wide as its mean: what of the difference is due to the prompts cannot be told. Steered "
     "texts repeat themselves more than unsteered ones (zlib), so part of the effect is damage.",
     "- A random direction at +0.5 hardly changes either rate, as before.",
-    "- Time: 499 s against 209 s. Nearly all of it is the model's own linear layers, so it is this "
+    "- Time: 499 s against 209 s. Nearly all of it is the model's own forward pass, so it is this "
     "machine's speed in bfloat16 that differs, not what is read.",
 )
 """Where the figures differ from the earlier run's, and why: lines for the results page."""
