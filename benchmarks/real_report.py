@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,41 @@ EARLIER = {
     "cosine": dict(zip(LABELS, (0.71, 0.74, 0.72, 0.72, 0.59), strict=True)),
 }
 """What an earlier quick run over the same chains found, contrast `rest`, layer 17."""
+EARLIER_MARKERS = {"backtracking": (0.17, 1.25), "uncertainty-estimation": (0.0, 6.9)}
+"""Its markers per 100 words, unsteered and at +0.5 along the behaviour's own direction."""
+EARLIER_SECONDS = 209
 
-NOTES = (
-    "- Directions: split-half cosines and cosines with the published directions agree with the "
-    "earlier run's to 0.02, but for example-testing (0.70 against 0.76 split-half, from 99 spans).",
-    "- Uncertainty: 0.0 to 5.1 markers per 100 words at +0.5; earlier 0.0 to 6.9.",
-    "- Backtracking: 0.0 to 0.3 at +0.5; earlier 0.2 to 1.25. The eight prompts and the list of "
-    "markers are this benchmark's own, the earlier ones were not kept, and the interval here is "
-    "as wide as its mean: what of the difference is due to the prompts cannot be told. Steered "
-    "texts repeat themselves more than unsteered ones (zlib), so part of the effect is damage.",
-    "- A random direction at +0.5 hardly changes either rate, as before.",
-    "- Time: 499 s against 209 s. Nearly all of it is the model's own forward pass, so it is this "
-    "machine's speed in bfloat16 that differs, not what is read.",
-)
-"""Where the figures differ from the earlier run's, and why: lines for the results page."""
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """This run beside the earlier one: lines for the page, every figure taken from the results."""
+    figures = results["extraction"]
+    rest = figures["contrasts"]["rest"]
+    apart = {
+        (label, key): abs(rest[label][key] - EARLIER[key][label])
+        for key in EARLIER
+        for label in LABELS
+    }
+    (label, key), most = max(apart.items(), key=lambda entry: entry[1])
+    lines = [
+        f"- Directions: split-half cosines and cosines with the published directions differ by "
+        f"{statistics.median(apart.values()):.2f} in the median, and by {most:.2f} at most "
+        f"({label}, {key.replace('_', '-')}, from {figures['spans'][label]} spans)."
+    ]
+    for name, (before, after) in EARLIER_MARKERS.items():
+        own = {r["coefficient"]: r for r in results["conditions"] if r["direction"] == name}
+        lines.append(
+            f"- {name}: {own[0.0][name]:.2f} to {own[0.5][name]:.2f} markers per 100 words at +0.5 "
+            f"(interval {own[0.5][f'{name}_low']:.2f} to {own[0.5][f'{name}_high']:.2f}); earlier "
+            f"{before:.2f} to {after:.2f}. zlib {own[0.0]['zlib']:.2f} to {own[0.5]['zlib']:.2f}: "
+            "where it falls, the text repeats itself and part of the effect is damage."
+        )
+    return [
+        *lines,
+        "- The prompts and the list of markers are this benchmark's own and the earlier ones were "
+        "not kept, so what of a difference in markers is due to them cannot be told.",
+        f"- Extraction: {figures['seconds']['all layers']:.0f} s; earlier {EARLIER_SECONDS} s, on "
+        "another machine. Nearly all of it is the model's own forward pass in bfloat16.",
+    ]
 
 
 def excerpt(row: Mapping[str, Any], marker: str | None, words: int = 60) -> str:
@@ -162,7 +184,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         unsteered = item["direction"] == "none"
         name = "unsteered" if unsteered else f"{item['direction']} {item['coefficient']:+g}"
         lines += [f"- *{name}* (zlib {item['zlib']:.2f}). {item['prompt']}<br>“{item['text']}”"]
-    lines += ["", "## Against an earlier quick run", "", *NOTES, ""]
+    lines += ["", "## Against an earlier quick run", "", *notes(results), ""]
     seconds, memory = figures["seconds"], figures["peak_memory_bytes"] / 1e9
     alone = ""
     if "one layer" in seconds:

@@ -22,7 +22,7 @@ from steerkit.models import ThinkingModel, check_length
 from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
 from steerkit.sampling import Noise, choose, row_key
 from steerkit.steering import RowSteering, Steering, rows_of
-from steerkit.streaming import Progress, out_of_memory
+from steerkit.streaming import Progress, halves, out_of_memory
 from steerkit.tasks import Task, task_hash
 from steerkit.traces import THINK as THINK_STRINGS
 from steerkit.traces import Trace, Traces
@@ -212,12 +212,9 @@ def _halved(batch: list[_Row]) -> list[list[_Row]]:
             fix="lower max_new_tokens, or use a smaller dtype or another device",
         )
     _log.warning("out of memory at %d rows: halved", len(batch))
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     for row in batch:
         row.restart()
-    half = len(batch) // 2
-    return [batch[:half], batch[half:]]
+    return halves(batch)
 
 
 class _Batch:

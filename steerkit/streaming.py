@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ def stream(
             while queue:
                 batch = queue.pop(0)
                 if not _forward(model, batch, start, running):
-                    queue[:0] = _halve(batch)
+                    queue[:0] = halves(batch)
                     continue
                 done += len(batch)
                 if progress is not None:
@@ -192,7 +192,8 @@ def out_of_memory(problem: RuntimeError) -> bool:
     return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
 
 
-def _halve(batch: list[Item]) -> list[list[Item]]:
+def halves(batch: list[Any]) -> list[list[Any]]:
+    """What did not fit in memory, in two; a GPU's unused memory is given back first."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = len(batch) // 2
