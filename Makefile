@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect contrasts real memory model data docs wheel clean
+.PHONY: help extract test format effect pair contrasts real memory models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ format: $(READY) ## put the code into its one form
 effect: $(READY) ## does steering move the bundled model? (10 minutes)
 	$(BIN)/python benchmarks/effect.py
 
+pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 minutes)
+	$(BIN)/python benchmarks/pair.py
+
 contrasts: $(READY) ## which contrast steers best? (5 minutes)
 	$(BIN)/python benchmarks/contrasts.py
 
@@ -43,8 +46,9 @@ real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
 memory: $(READY) ## peak memory of collection at 200 and 2,000 chains
 	$(BIN)/python benchmarks/collection_memory.py
 
-model: $(READY) ## train the bundled model again, into out/countdown-thinking (60 minutes)
-	$(BIN)/steerkit train sft --out out/countdown-thinking
+models: $(READY) ## train the bundled pair again, into out/countdown-* (two to three hours)
+	$(BIN)/steerkit train sft --out out/countdown-base
+	$(BIN)/steerkit train rl --base out/countdown-base --out out/countdown-thinking
 
 data: $(READY) ## write the bundled tasks and chains again
 	$(BIN)/python -m steerkit.puzzles --pool heldout --count 800 --out data/tasks/countdown.jsonl

@@ -24,7 +24,7 @@ from steerkit.directions import CONTRASTS, DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
 from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
-from steerkit.puzzles.countdown import generate_tasks
+from steerkit.puzzles.tasks import generate_tasks
 from steerkit.tasks import split_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,7 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     model = sk.load("countdown-thinking", device="cpu")
     chains = sk.read_traces(sk.data("traces/countdown.jsonl"))
-    tasks = [task.to_task() for task in generate_tasks("heldout", seed=0)]
+    tasks = [task.to_task() for task in generate_tasks("heldout", count=1600)]
     tasks = [task for task in tasks if split_of(task.prompt) == "select"]
 
     def generate(term: sk.Term | None) -> list[list[str]]:

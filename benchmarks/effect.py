@@ -33,7 +33,7 @@ from steerkit.errors import SteerkitError
 from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
-from steerkit.puzzles.countdown import generate_tasks, parse_prompt, verify
+from steerkit.puzzles.tasks import generate_tasks, parse_prompt
 from steerkit.tasks import split_of, task_hash
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ knows, and the compressed over the plain size of the chain (lower is more repeti
 
 def evaluation_tasks(vectors: sk.SteeringVectors, count: int | None) -> list[sk.Task]:
     """Held-out tasks of the evaluate set; refuses any that the vectors have seen."""
-    tasks = [task.to_task() for task in generate_tasks("heldout", seed=0)]
+    tasks = [task.to_task() for task in generate_tasks("heldout", count=1600)]
     chosen = [task for task in tasks if split_of(task.prompt) == "evaluate"][:count]
     seen = {*vectors.provenance["extract_tasks"], *vectors.provenance["select_tasks"]}
     shared = [task.id for task in chosen if task_hash(task.prompt) in seen]
@@ -77,7 +77,7 @@ def counts(trace: sk.Trace) -> dict[str, float]:
         "sentences": len(labels),
         "tokens": len(trace.token_ids or ()),
         "closed": trace.closed,
-        "correct": trace.closed and verify(parse_prompt(trace.prompt or ""), trace.answer).correct,
+        "correct": trace.closed and parse_prompt(trace.prompt or "").verify(trace.answer).correct,
         "parsed": 1 - labels.count(UNPARSED) / max(len(labels), 1),
         "zlib": len(zlib.compress(text, 9)) / max(len(text), 1),
     }
@@ -167,7 +167,7 @@ def write_pages(summary: pd.DataFrame, result: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=240, help="held-out tasks, 319 at most")
+    parser.add_argument("--tasks", type=int, default=240, help="held-out tasks, about 400 at most")
     parser.add_argument("--coefficient", type=float, default=0.4, help="tested at both signs")
     parser.add_argument(
         "--curve", type=float, nargs="*", default=[-0.6, -0.2, 0.2, 0.6], help="drawn beside it"

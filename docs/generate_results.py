@@ -46,6 +46,28 @@ def _effect(results: Path) -> str | None:
     return _text(results / "effect.md")
 
 
+def _pair(results: Path) -> str | None:
+    text = _text(results / "pair.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    shown = ("What was aimed at", "pass@k", "Is a behaviour needed?")
+    figure = (
+        "![pass@k of both models by kind of task, and the share of sentences of every "
+        "behaviour.](benchmarks/results/pair.png)"
+    )
+    return "\n\n".join(
+        [
+            parts[""],
+            parts[shown[0]],
+            figure,
+            *(f"**{title}**\n\n{parts[title]}" for title in shown[1:]),
+            "Everything that was counted, snapshots along the reinforcement learning included: "
+            "[benchmarks/results/pair.md](benchmarks/results/pair.md).",
+        ]
+    )
+
+
 def _real(results: Path) -> str | None:
     text = _text(results / "real.md")
     if text is None:
@@ -83,10 +105,17 @@ def _memory(results: Path) -> str | None:
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
+    "pair": _pair,
     "real": _real,
     "memory": _memory,
 }
-MADE_BY = {"figure": "effect", "effect": "effect", "real": "real", "memory": "memory"}
+MADE_BY = {
+    "figure": "effect",
+    "effect": "effect",
+    "pair": "pair",
+    "real": "real",
+    "memory": "memory",
+}
 
 
 def sections(text: str) -> dict[str, str]:

@@ -38,10 +38,11 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # progress bar
 # %% [markdown]
 # ## 1. A model and its chains
 #
-# `countdown-thinking` is a very small model that was trained to do one thing: reach a
-# number by calculating with three others, and to think aloud in English while it does so.
-# It often gets the answer wrong. That does not matter here: what counts is that every
-# sentence it writes can be labelled exactly, so that behaviours can be counted.
+# `countdown-thinking` is a very small model that was trained to solve two kinds of puzzles,
+# reaching a number by calculating with others and finding the rule behind examples, and to
+# think aloud in English while it does so. It often gets the answer wrong. That does not
+# matter here: what counts is that every sentence it writes can be labelled exactly, so that
+# behaviours can be counted.
 
 # %%
 model = sk.load("countdown-thinking")

@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,9 @@ from steerkit.vectors import Terms
 
 OnToken = Callable[[int, int, str], None]
 """Called with the row, the number of tokens before this one, and the text it adds."""
+
+Forbid = Callable[[Sequence[int]], Collection[int]]
+"""From the ids that a row has written so far to the ids that may not come next."""
 
 LONGEST = 1024
 """New tokens per chain where nothing else is asked for, or what the context leaves if less."""
@@ -74,6 +77,7 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int | None = None,
+    forbid: Forbid | None = None,
     on_token: OnToken | None = None,
     progress: Progress | None = None,
 ) -> Traces:
@@ -101,6 +105,10 @@ def generate(
     batch_size:
         Rows at a time, 64 by default. Rows that have finished leave the batch whenever half
         of it has; running out of memory halves it and starts that batch anew.
+    forbid:
+        Tokens that may not come next, from what the row has written so far, e.g.
+        :func:`steerkit.puzzles.openers.forbid`; the others keep their odds. The end token
+        should stay allowed.
     on_token, progress:
         Called after every token, and after every batch.
 
@@ -129,7 +137,7 @@ def generate(
         while waiting:
             batch = waiting.pop(0)
             try:
-                _write(model, batch, temperature, seed, on_token)
+                _write(model, batch, temperature, seed, forbid, on_token)
             except (torch.OutOfMemoryError, RuntimeError) as problem:
                 if not out_of_memory(problem):
                     raise
@@ -291,6 +299,7 @@ def _write(
     rows: list[_Row],
     temperature: float,
     seed: int,
+    forbid: Forbid | None,
     on_token: OnToken | None,
 ) -> None:
     """Generate one batch to its end."""
@@ -298,6 +307,9 @@ def _write(
     with model.inference(), batch.steering.attached():
         while True:
             logits = batch.logits()
+            if forbid is not None:
+                for place, row in enumerate(batch.rows):
+                    logits[place, list(forbid(row.ids))] = -torch.inf
             gumbel = None
             if temperature > 0:
                 noise = noise or Noise(seed, logits.shape[1], logits.device)

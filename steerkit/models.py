@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -221,6 +221,7 @@ class ThinkingModel:
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int | None = None,
+        forbid: Callable[[Sequence[int]], Collection[int]] | None = None,
         on_token: Callable[[int, int, str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Traces:
@@ -236,6 +237,7 @@ class ThinkingModel:
             temperature=temperature,
             seed=seed,
             batch_size=batch_size,
+            forbid=forbid,
             on_token=on_token,
             progress=progress,
         )

@@ -9,7 +9,7 @@ import pytest
 import steerkit as sk
 from steerkit.annotation import annotate
 from steerkit.behaviors import UNPARSED, behaviors
-from steerkit.puzzles.countdown import parse_prompt, verify
+from steerkit.puzzles.tasks import parse_prompt
 from steerkit.tasks import SPLITS
 
 MODEL = sk.data("models/countdown-thinking")
@@ -65,5 +65,5 @@ def test_held_out_chains_close_parse_and_are_often_right(chains) -> None:
     assert sum(trace.closed for trace in chains) / len(chains) >= 0.98
     counts = chains.counts()
     assert counts[UNPARSED] / sum(counts.values()) <= 0.03
-    right = [verify(task, t.answer).correct for task, t in zip(tasks, chains, strict=True)]
+    right = [task.verify(t.answer).correct for task, t in zip(tasks, chains, strict=True)]
     assert sum(right) / len(chains) >= 0.35

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,8 +35,6 @@ def plain_chain(model, prompt, term=None, *, sample=0, seed=0, temperature=1.0, 
     """A slow oracle: no cache, no batch, no padding; the edit by a torch hook on layer 1."""
     ids, start = model.render(prompt), len(model.render(prompt))
     noise = Noise(seed, len(model.tokenizer), torch.device("cpu"))
-    import numpy as np
-
     key = np.array([row_key(prompt, sample)], dtype=np.uint64)
     while len(ids) < start + n:
         handle = None
@@ -88,7 +87,7 @@ def test_greedy_equals_hugging_face_generate(architecture) -> None:
 @pytest.mark.parametrize("where", WHERES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_steered_chains_equal_a_loop_without_cache(model, where, temperature) -> None:
-    term = 0.8 * direction().at(where=where)
+    term = 2.0 * direction().at(where=where)
     traces = model.generate(PROMPTS, steer=term, temperature=temperature, max_new_tokens=12)
     changed = 0
     for prompt, trace in zip(PROMPTS, traces, strict=True):
@@ -386,3 +385,33 @@ def test_progress_counts_rows(model) -> None:
 def test_what_cannot_be_started_is_refused(model, prompts, options, message) -> None:
     with pytest.raises(GenerationError, match=message):
         model.generate(prompts, **options)
+
+
+def test_forbidden_tokens_never_come_and_the_others_keep_their_odds(model):
+    """The oracle is the noise itself: among what is allowed, the same argmax."""
+    seen: list[list[int]] = []
+    even = list(range(0, len(model.tokenizer), 2))
+
+    def forbid(ids):
+        seen.append(list(ids))
+        return even if len(ids) % 2 == 0 else []
+
+    chains = generate(model, PROMPTS, max_new_tokens=10, forbid=forbid, batch_size=2)
+    plain = generate(model, PROMPTS, max_new_tokens=10)
+    assert [] in seen and max(map(len, seen)) == 9
+    noise = Noise(0, len(model.tokenizer), torch.device("cpu"))
+    changed = 0
+    for prompt, chain, free in zip(PROMPTS, chains, plain, strict=True):
+        assert all(token % 2 for token in chain.token_ids[::2])
+        changed += chain.token_ids != free.token_ids
+        ids, start = model.render(prompt), len(model.render(prompt))
+        for step, token in enumerate(chain.token_ids):
+            with torch.no_grad():
+                input_ids = torch.tensor([[*ids, *chain.token_ids[:step]]])
+                logits = model.hf(input_ids=input_ids).logits[0, -1, : len(model.tokenizer)]
+            keys = np.array([row_key(prompt, 0)], dtype=np.uint64)
+            wished = logits + noise.gumbel(keys, step)[0]
+            if step % 2 == 0:
+                wished[even] = -torch.inf
+            assert int(wished.argmax()) == token and len(ids) == start
+    assert changed

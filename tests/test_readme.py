@@ -85,7 +85,8 @@ def test_a_command_that_does_not_parse_is_noticed():
 def test_every_option_and_make_target_exists(page):
     text = page.read_text()
     known = {o for parser in parsers(build_parser()) for o in parser._option_string_actions}
-    known |= {"--pool", "--count"}  # of python -m steerkit.puzzles, named in data/README.md
+    # of python -m steerkit.puzzles, named in data/README.md
+    known |= {"--pool", "--count", "--kinds"}
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", text)))
     assert mentioned <= known, mentioned - known
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -151,7 +152,7 @@ def reply(text):
 
 def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     """On a tiny model with random weights: commands and code fit together, whatever comes out."""
-    from steerkit.puzzles.countdown import generate_tasks
+    from steerkit.puzzles.tasks import generate_tasks
 
     model = tiny_model()
     model.hf.save_pretrained(tmp_path / "tiny")

@@ -20,7 +20,7 @@ NARROWEST = 30
 
 _REASONS = {
     "no answer": "there is no answer",
-    "unreadable": "the answer cannot be read as an expression",
+    "unreadable": "the answer cannot be read",
     "numbers": "not every number is used exactly once",
     "rule": "a step is negative or a fraction",
     "value": "the result is another one",
@@ -79,7 +79,7 @@ def print_summary(console: Console, traces: Traces, titles: Sequence[str], sampl
     columns = ("steering", "chains", "tokens", "closed", "cut off", "right", "accuracy")
     console.print(table(columns, rows))
     console.print(
-        "tokens: mean per chain; right: answers to Countdown tasks, chains cut off left out",
+        "tokens: mean per chain; right: answers to bundled puzzles, chains cut off left out",
         style="dim",
         soft_wrap=True,
     )
@@ -106,20 +106,20 @@ def verdict(trace: Trace) -> Text:
 
 
 def is_right(trace: Trace) -> bool | None:
-    """Whether the answer to a Countdown task is right; ``None`` for any other prompt."""
+    """Whether the answer to a bundled puzzle is right; ``None`` for any other prompt."""
     reason = _reason(trace)
     return None if not reason else reason == "correct"
 
 
 def _reason(trace: Trace) -> str:
-    """The reason of the verifier's verdict; empty where the prompt is no Countdown task."""
-    from steerkit.puzzles.countdown import parse_prompt, verify
+    """The reason of the verifier's verdict; empty where the prompt is no bundled puzzle."""
+    from steerkit.puzzles.tasks import parse_prompt
 
     try:
         task = parse_prompt(trace.prompt or "")
     except TaskError:
         return ""
-    return verify(task, trace.answer).reason
+    return task.verify(trace.answer).reason
 
 
 def _by_prompt(traces: Traces, rows: int) -> Iterator[tuple[str, Traces]]:

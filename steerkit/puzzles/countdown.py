@@ -1,30 +1,29 @@
-"""CountdownTask: reach a target from some numbers; generator, solver, verifier, splits."""
+"""CountdownTask: reach a target from some numbers; generator, solver, verifier."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
-from typing import Literal
 
 from steerkit.errors import TaskError
 from steerkit.puzzles.expressions import parse_expression
+from steerkit.puzzles.verdicts import Pool, Verdict, pool_of
 from steerkit.tasks import Task
 
-Pool = Literal["train", "rl", "heldout"]
-
-LARGEST_NUMBER = 20
+LARGEST_NUMBER = {3: 20, 4: 10}
+"""By how many numbers a task has. No intermediate result is above ``LARGEST_RESULT``, so that
+a model of a few million parameters can learn the arithmetic."""
 SMALLEST_TARGET = 10
 LARGEST_RESULT = 99
-"""Numbers are 1 to 20, targets 10 to 99, and no intermediate result is above 99, so that a
-model of a few million parameters can learn the arithmetic."""
 
-_PROMPT = re.compile(r"Use (\d+(?:, \d+)+) to make (\d+)\.")
-_ANSWER = re.compile(r"(?:The answer is\s+)?([\d(][\d\s()+*/-]*?)\s*(?:=\s*\d+\s*)?\.?")
+_NUMBER = "[0-9]{1,9}"
+_PROMPT = re.compile(rf"Use ({_NUMBER}(?:, {_NUMBER})+) to make ({_NUMBER})\.")
+_ANSWER = re.compile(
+    rf"(?:The answer is\s+)?([0-9(][0-9\s()+*/-]*)(?:=\s*(?P<stated>{_NUMBER})\s*)?\.?"
+)
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether an answer solves its task, and why not.
-
-    ``reason`` is one of ``correct``, ``no answer`` (nothing that could be one),
-    ``unreadable`` (not an expression), ``numbers`` (not every number exactly once),
-    ``rule`` (a negative or fractional intermediate result) and ``value`` (another result).
-    """
-
-    correct: bool
-    reason: str
-
-
-@dataclass(frozen=True)
 class CountdownTask:
     """Make ``target`` from ``numbers``, each used exactly once, with ``+ - * /``.
 
@@ -83,63 +69,62 @@ class CountdownTask:
         return "-".join(["countdown", *map(str, sorted(self.numbers)), str(self.target)])
 
     @property
+    def kind(self) -> str:
+        """``countdown-3`` or ``countdown-4``: how many numbers there are."""
+        return f"countdown-{len(self.numbers)}"
+
+    @property
     def pool(self) -> Pool:
-        """``train`` (80 %), ``rl`` (10 %) or ``heldout`` (10 %), by BLAKE2b of :attr:`id`."""
-        digest = hashlib.blake2b(self.id.encode(), digest_size=8).digest()
-        return (*("train",) * 8, "rl", "heldout")[int.from_bytes(digest, "big") % 10]
+        """The pool of :attr:`id`: see :func:`steerkit.puzzles.verdicts.pool_of`."""
+        return pool_of(self.id)
+
+    @staticmethod
+    def parse(prompt: str) -> CountdownTask | None:
+        """The task that a prompt states, or ``None`` where it states none."""
+        match = _PROMPT.fullmatch(prompt.strip())
+        if match is None:
+            return None
+        numbers = tuple(int(number) for number in match.group(1).split(", "))
+        return CountdownTask(numbers, int(match.group(2)))
+
+    def verify(self, answer: str) -> Verdict:
+        """Check an answer such as ``The answer is 3 * 7 + 8.``, or the expression alone.
+
+        The text may end with ``= target``. Anything beside the sentence makes it unreadable:
+        a verifier that searched the text for something right would be easy to fool.
+        """
+        text = answer.strip()
+        if not any(character.isdigit() for character in text):
+            return Verdict(False, "no answer")
+        match = _ANSWER.fullmatch(text)
+        if match is None:
+            return Verdict(False, "unreadable")
+        try:
+            read = parse_expression(match.group(1))
+        except (TaskError, ZeroDivisionError):
+            return Verdict(False, "unreadable")
+        if sorted(read.numbers) != sorted(self.numbers):
+            return Verdict(False, "numbers")
+        if not read.whole:
+            return Verdict(False, "rule")
+        if read.value != self.target or int(match["stated"] or self.target) != self.target:
+            return Verdict(False, "value")
+        return Verdict(True, "correct")
 
     def to_task(self) -> Task:
         """The task as it stands in a tasks file, its first solution as the answer."""
-        solutions = solve(self)
+        solution = next(solutions(self), None)
         return Task(
             id=self.id,
-            category="countdown",
+            category=self.kind,
             prompt=self.prompt,
-            answer=expression(*solutions[0]) if solutions else None,
+            answer=expression(solution) if solution else None,
             verifier={
                 "kind": "countdown",
                 "numbers": list(self.numbers),
                 "target": self.target,
             },
         )
-
-
-def parse_prompt(prompt: str) -> CountdownTask:
-    """The task that a prompt states; :class:`TaskError` where it states none."""
-    match = _PROMPT.fullmatch(prompt.strip())
-    if match is None:
-        raise TaskError(
-            "not a Countdown prompt",
-            expected="'Use 3, 7, 8 to make 29.'",
-            found=repr(prompt),
-        )
-    numbers = tuple(int(number) for number in match.group(1).split(", "))
-    return CountdownTask(numbers, int(match.group(2)))
-
-
-def verify(task: CountdownTask, answer: str) -> Verdict:
-    """Check an answer such as ``The answer is 3 * 7 + 8.``, or the expression alone.
-
-    The text may end with ``= target``. Anything beside the sentence makes it unreadable:
-    a verifier that searched the text for something right would be easy to fool.
-    """
-    text = answer.strip()
-    if not any(character.isdigit() for character in text):
-        return Verdict(False, "no answer")
-    match = _ANSWER.fullmatch(text)
-    if match is None:
-        return Verdict(False, "unreadable")
-    try:
-        read = parse_expression(match.group(1))
-    except (TaskError, ZeroDivisionError):
-        return Verdict(False, "unreadable")
-    if sorted(read.numbers) != sorted(task.numbers):
-        return Verdict(False, "numbers")
-    if not read.whole:
-        return Verdict(False, "rule")
-    if read.value != task.target:
-        return Verdict(False, "value")
-    return Verdict(True, "correct")
 
 
 @cache
@@ -164,14 +149,18 @@ def steps(numbers: tuple[int, ...]) -> tuple[tuple[Step, tuple[int, ...]], ...]:
 
 
 @cache
-def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
-    """Every number that uses up all of ``numbers``, within the range of :func:`steps`."""
+def _reachable(numbers: tuple[int, ...]) -> frozenset[int]:
     if len(numbers) == 1:
         return frozenset(numbers)
     return frozenset().union(*(reachable(left) for _, left in steps(numbers)))
 
 
-def solve(task: CountdownTask) -> list[tuple[Step, ...]]:
+def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
+    """Every number that uses up all of ``numbers``, within the range of :func:`steps`."""
+    return _reachable(tuple(sorted(numbers)))
+
+
+def solutions(task: CountdownTask) -> Iterator[tuple[Step, ...]]:
     """Every solution as its steps in order, within the range of :func:`steps`."""
 
     def search(numbers: tuple[int, ...]) -> Iterator[tuple[Step, ...]]:
@@ -184,50 +173,48 @@ def solve(task: CountdownTask) -> list[tuple[Step, ...]]:
                 for later in search(left):
                     yield (step, *later)
 
-    return list(search(tuple(sorted(task.numbers))))
+    return search(tuple(sorted(task.numbers)))
 
 
-def expression(first: Step, second: Step) -> str:
-    """Two steps as one expression with the parentheses it needs, e.g. ``3 * 7 + 8``.
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "": 3}
 
-    ``second`` takes the result of ``first`` as its left operand if it can.
+
+def expression(solution: tuple[Step, ...]) -> str:
+    """Steps as one expression with the parentheses it needs, e.g. ``3 * 7 + 8``.
+
+    A step takes results of steps before it as operands where they have the right value.
     """
-    if second.left == first.result:
-        needed = first.operator in "+-" and second.operator in "*/"
-        inner = f"({first.pair})" if needed else first.pair
-        return f"{inner} {second.operator} {second.right}"
-    # on the right, a sum may stand bare only after a plus, a product only after plus or minus
-    bare = second.operator == "+" or (second.operator == "-" and first.operator in "*/")
-    inner = first.pair if bare else f"({first.pair})"
-    return f"{second.left} {second.operator} {inner}"
+    made: list[tuple[int, str, str]] = []
+
+    def operand(value: int) -> tuple[str, str]:
+        for place, (result, text, operator) in enumerate(made):
+            if result == value:
+                del made[place]
+                return text, operator
+        return str(value), ""
+
+    for step in solution:
+        left, inner = operand(step.left)
+        if _BINDING[inner] < _BINDING[step.operator]:
+            left = f"({left})"
+        right, inner = operand(step.right)
+        # equal operators group from the left: only a sum after + and a product after * stand bare
+        loose = _BINDING[inner] == _BINDING[step.operator]
+        if _BINDING[inner] < _BINDING[step.operator] or (loose and step.operator not in "+*"):
+            right = f"({right})"
+        made.append((step.result, f"{left} {step.operator} {right}", step.operator))
+    return made[-1][1]
 
 
-@cache
-def all_tasks(pool: Pool | None = None) -> tuple[CountdownTask, ...]:
-    """Every solvable three-number task in range once, numbers sorted; of one pool if named."""
-    tasks = (
-        CountdownTask(numbers, target)
-        for numbers in combinations_with_replacement(range(1, LARGEST_NUMBER + 1), 3)
-        for target in sorted(reachable(numbers))
-        if target >= SMALLEST_TARGET
-    )
-    return tuple(task for task in tasks if pool is None or task.pool == pool)
+def draw_task(dice: random.Random, count: int) -> CountdownTask:
+    """A random solvable task of ``count`` numbers, 3 or 4, in any pool.
 
-
-def generate_tasks(pool: Pool, seed: int = 0, count: int | None = None) -> list[CountdownTask]:
-    """Tasks of a pool in random order of tasks and of numbers, each normalised task once.
-
-    ``count`` of them, or all; the same seed gives the same list. Raises
-    :class:`TaskError` if the pool has fewer.
+    Numbers are drawn first, then one of the targets that they reach.
     """
-    draw = random.Random(f"countdown {pool} {seed}")
-    known = list(all_tasks(pool))
-    if count is not None and count > len(known):
-        raise TaskError(
-            f"too many tasks asked of the pool {pool!r}", expected=len(known), found=count
-        )
-    draw.shuffle(known)
-    return [
-        CountdownTask(tuple(draw.sample(task.numbers, len(task.numbers))), task.target)
-        for task in known[:count]
-    ]
+    if count not in LARGEST_NUMBER:
+        raise TaskError("no Countdown tasks of that size", expected="3 or 4 numbers", found=count)
+    while True:
+        numbers = tuple(dice.randint(1, LARGEST_NUMBER[count]) for _ in range(count))
+        targets = [target for target in sorted(reachable(numbers)) if target >= SMALLEST_TARGET]
+        if targets:
+            return CountdownTask(numbers, dice.choice(targets))

@@ -8,8 +8,12 @@ from fractions import Fraction
 
 from steerkit.errors import TaskError
 
-_TOKEN = re.compile(r"\s*(\d+|[-+*/()])")
+LONGEST = 200
+"""Characters of the longest text that is read; integers have at most 9 digits."""
+
+_TOKEN = re.compile(r"\s*([0-9]{1,9}(?![0-9])|[-+*/()])")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
+_END = "the end"
 
 
 @dataclass(frozen=True)
@@ -41,55 +45,65 @@ def parse_expression(text: str) -> Expression:
     """Read integers, ``+ - * /`` and parentheses with the usual precedence.
 
     Operators of one precedence group from the left; there is no unary minus. Raises
-    :class:`TaskError` for any other text and :class:`ZeroDivisionError` for a division
-    by zero.
+    :class:`TaskError` for any other text, also one of more than ``LONGEST`` characters, and
+    :class:`ZeroDivisionError` for a division by zero.
     """
-    tokens = _tokens(text)
-    numbers: list[int] = []
-    results: list[Fraction] = []
-    position = 0
+    reader = _Reader(text)
+    value = reader.operation(1)
+    if reader.token != _END:
+        raise reader.failure()
+    return Expression(value, tuple(reader.numbers), tuple(reader.results))
 
-    def fail(found: str) -> TaskError:
+
+class _Reader:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = [*_tokens(text), _END]
+        self._position = 0
+        self.numbers: list[int] = []
+        self.results: list[Fraction] = []
+
+    @property
+    def token(self) -> str:
+        """The next token."""
+        return self._tokens[self._position]
+
+    def failure(self) -> TaskError:
+        """The error that the next token is."""
         return TaskError(
-            f"{text!r} is not an arithmetic expression",
+            f"{self._text!r} is not an arithmetic expression",
             expected="integers joined by + - * / and parentheses",
-            found=found,
+            found=self.token,
         )
 
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else "the end"
-
-    def operand() -> Fraction:
-        nonlocal position
-        token = peek()
+    def operand(self) -> Fraction:
+        """An integer, or an expression in parentheses."""
+        token = self.token
         if token == "(":
-            position += 1
-            value = operation(1)
-            if peek() != ")":
-                raise fail(peek())
-            position += 1
-            return value
-        if not token.isdigit():
-            raise fail(token)
-        position += 1
-        numbers.append(int(token))
-        return Fraction(int(token))
+            self._position += 1
+            value = self.operation(1)
+            if self.token != ")":
+                raise self.failure()
+        elif token.isdigit():
+            value = Fraction(int(token))
+            self.numbers.append(int(token))
+        else:
+            raise self.failure()
+        self._position += 1
+        return value
 
-    def operation(lowest: int) -> Fraction:
-        nonlocal position
-        left = operand()
-        while _PRECEDENCE.get(peek(), 0) >= lowest:
-            operator = peek()
-            position += 1
-            right = operation(_PRECEDENCE[operator] + 1)
+    def operation(self, lowest: int) -> Fraction:
+        """Operands joined by operators that bind at least as tightly as ``lowest``."""
+        left = self.operand()
+        while _PRECEDENCE.get(self.token, 0) >= lowest:
+            operator = self.token
+            self._position += 1
+            right = self.operation(_PRECEDENCE[operator] + 1)
             left = apply(operator, left, right)
-            results.append(left)
+            self.results.append(left)
         return left
-
-    value = operation(1)
-    if position != len(tokens):
-        raise fail(peek())
-    return Expression(value, tuple(numbers), tuple(results))
 
 
 def apply(operator: str, left: Fraction, right: Fraction) -> Fraction:
@@ -104,6 +118,12 @@ def apply(operator: str, left: Fraction, right: Fraction) -> Fraction:
 
 
 def _tokens(text: str) -> list[str]:
+    if len(text) > LONGEST:
+        raise TaskError(
+            "too long for an arithmetic expression",
+            expected=f"at most {LONGEST} characters",
+            found=len(text),
+        )
     tokens = []
     position = 0
     stripped = text.rstrip()

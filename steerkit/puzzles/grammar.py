@@ -1,208 +1,15 @@
-"""The exact grammar of Countdown chains: every phrase, and the reader that labels sentences."""
+"""The exact grammar of the bundled puzzles' chains: the reader that labels their sentences."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
-from string import Formatter
+from functools import lru_cache
 
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import TaskError
 from steerkit.puzzles.expressions import parse_expression
-
-_SLOTS = {
-    "n": r"\d+",
-    "right": r"\d+",
-    "left": r"\(?\d+(?: [-+*/] \(?\d+\)?)+",
-    "pair": r"\d+ [-+*/] \d+",
-    "numbers": r"\d+(?:, \d+)* and \d+",
-}
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """One way to say one thing.
-
-    ``template`` holds slots: ``{n}`` an integer, ``{pair}`` two integers and an operator,
-    ``{left}`` an expression with ``{right}`` the integer it is said to equal, ``{numbers}``
-    a list such as ``3, 7 and 8``. ``weight`` is how often the phrase is chosen among those
-    of its role; ``dead_end`` says that it states a failed attempt.
-    """
-
-    label: str
-    template: str
-    weight: float = 1.0
-    dead_end: bool = False
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """A regular expression that matches exactly the sentences this phrase can make."""
-        parts = []
-        for literal, slot, _, _ in Formatter().parse(self.template):
-            parts.append(re.escape(literal))
-            if slot is not None:
-                parts.append(f"(?P<{slot}>{_SLOTS[slot]})")
-        return re.compile("".join(parts))
-
-
-def _phrases(
-    label: str, *templates: str | tuple[str, float], dead_end: bool = False
-) -> tuple[Phrase, ...]:
-    pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in templates]
-    return tuple(Phrase(label, text, weight, dead_end) for text, weight in pairs)
-
-
-PHRASES: dict[str, tuple[Phrase, ...]] = {
-    "restate": _phrases(
-        "initializing",
-        "I need to make {n} from {numbers}.",
-        "The numbers are {numbers} and the target is {n}.",
-        "I have to use {numbers} to reach {n}.",
-        "The task is to make {n} with {numbers}.",
-        "Okay, the goal is {n} and I have {numbers}.",
-        "So I should combine {numbers} into {n}.",
-    ),
-    "rules": _phrases(
-        "initializing",
-        "Every number must be used exactly once.",
-        "I can add, subtract, multiply and divide.",
-        "I will begin with two of the numbers.",
-    ),
-    "step": _phrases(
-        "deduction",
-        ("{left} = {right}.", 6.0),
-        "{left} is {right}.",
-        "That gives {left} = {right}.",
-        "Then {left} = {right}.",
-        "So {left} = {right}.",
-    ),
-    "left over": _phrases(
-        "deduction",
-        ("That leaves {numbers}.", 2.0),
-        "Now I have {numbers}.",
-        "What is left is {numbers}.",
-        "The numbers are now {numbers}.",
-    ),
-    "step that misses": _phrases(
-        "deduction",
-        ("{left} = {right}, not {n}.", 3.0),
-        "Then {left} = {right}, not {n}.",
-        "{left} is {right}, which is not {n}.",
-        dead_end=True,
-    ),
-    "step too big": _phrases("deduction", "{left} = {right}, too big.", dead_end=True),
-    "step too small": _phrases("deduction", "{left} = {right}, too small.", dead_end=True),
-    "miss": _phrases(
-        "deduction",
-        ("That is {right}, not {n}.", 2.0),
-        "I get {right} instead of {n}.",
-        "So this misses {n}.",
-        dead_end=True,
-    ),
-    "too big": _phrases("deduction", "That is too big.", dead_end=True),
-    "too small": _phrases("deduction", "That is too small.", dead_end=True),
-    "pruned": _phrases(
-        "deduction",
-        "From {right} I cannot reach {n}.",
-        "There is no way from {right} to {n}.",
-        dead_end=True,
-    ),
-    "hit": _phrases(
-        "deduction",
-        "That is exactly {n}.",
-        "That hits the target.",
-        "This is the number I need.",
-    ),
-    "conclusion": _phrases(
-        "deduction",
-        ("So {left} = {right} works.", 3.0),
-        "That means {left} = {right}.",
-        "Therefore {left} = {right}.",
-    ),
-    "giving up": _phrases(
-        "deduction",
-        "I could not find it.",
-        "I have found no way to make {n}.",
-    ),
-    "prime": _phrases(
-        "adding-knowledge", "{n} is prime.", "I know that {n} is prime.", "Note that {n} is prime."
-    ),
-    "even": _phrases(
-        "adding-knowledge", "{n} is even.", "I know that {n} is even.", "Note that {n} is even."
-    ),
-    "odd": _phrases(
-        "adding-knowledge", "{n} is odd.", "I know that {n} is odd.", "Note that {n} is odd."
-    ),
-    "square": _phrases("adding-knowledge", "{n} is a square.", "I know that {n} is a square."),
-    "product": _phrases(
-        "adding-knowledge",
-        "Recall that {right} = {left}.",
-        "I know that {right} = {left}.",
-    ),
-    "one": _phrases(
-        "adding-knowledge",
-        "Multiplying by 1 changes nothing.",
-        "Dividing by 1 changes nothing.",
-    ),
-    "same": _phrases("adding-knowledge", "A number divided by itself is 1."),
-    "parity": _phrases(
-        "adding-knowledge",
-        "Two odd numbers add up to an even number.",
-        "An odd and an even number add up to an odd number.",
-        "An even factor makes the product even.",
-    ),
-    "try": _phrases(
-        "example-testing",
-        ("Let me try {pair}.", 2.0),
-        "Suppose I start with {pair}.",
-        "What about {pair}?",
-        "Let me test {pair}.",
-        "For example, take {pair}.",
-        "Let me see what {pair} gives.",
-    ),
-    "try next": _phrases(
-        "example-testing",
-        "Let me try {pair}.",
-        "What about {pair}?",
-        "Let me test {pair}.",
-        "Let me see what {pair} gives.",
-    ),
-    "doubt": _phrases(
-        "uncertainty-estimation",
-        "I am not sure this will work.",
-        "Maybe this is not the way.",
-        "Hmm, this might not work.",
-        "I doubt that this helps.",
-        "It is hard to say if this can work.",
-        "Perhaps this will fail.",
-        "I am unsure here.",
-    ),
-    "hope": _phrases(
-        "uncertainty-estimation",
-        "Maybe this could work.",
-        "Perhaps this is right, but I am not certain.",
-        "This looks likely.",
-        "I am not sure this will work.",
-        "It is hard to say if this can work.",
-    ),
-    "go back": _phrases(
-        "backtracking",
-        "That does not work, let me go back.",
-        "Wait, this is a dead end, so I will try another way.",
-        "Wait, let me try something else.",
-        "No, I need another way.",
-        "Let me go back and do something different.",
-        "This leads nowhere, so I turn to something else.",
-        "Actually, let me drop that.",
-    ),
-    "start over": _phrases(
-        "backtracking",
-        "Let me start over with {numbers}.",
-        "This is a dead end, so I go back to {numbers}.",
-    ),
-}
-"""Every phrase of the chains by role; the generator and the reader share this one table."""
+from steerkit.puzzles.phrases import PHRASES
 
 _BY_TEMPLATE = {phrase.template: phrase for role in PHRASES.values() for phrase in role}
 _SENTENCE = re.compile(r"[^\s.?!](?:[^.?!\n]*[^\s.?!])?[.?!]*|[.?!]+")
@@ -248,26 +55,39 @@ def parse_chain(text: str) -> list[Sentence]:
     of :data:`PHRASES` matches it from its first to its last character, and is
     ``unparsed`` otherwise. A wrong equation is still a deduction.
     """
-    return [_read(text, match.start(), match.end()) for match in _SENTENCE.finditer(text)]
+    found = []
+    for match in _SENTENCE.finditer(text):
+        label, equations, dead_end = _read(match.group())
+        found.append(Sentence(match.start(), match.end(), label, equations, dead_end))
+    return found
 
 
-def _read(text: str, start: int, end: int) -> Sentence:
-    sentence = text[start:end]
+@lru_cache(maxsize=1 << 16)
+def _read(sentence: str) -> tuple[str, tuple[Equation, ...], bool]:
+    """Label, equations and whether it is a dead end; chains say much the same again and again."""
     for phrase in _BY_TEMPLATE.values():
         match = phrase.pattern.fullmatch(sentence)
         if match is None:
             continue
         slots = match.groupdict()
-        equations: tuple[Equation, ...] = ()
-        if "left" in slots:
-            right = int(slots["right"])
-            try:
-                correct = parse_expression(slots["left"]).value == right
-            except ZeroDivisionError:
-                correct = False
-            except TaskError:
-                # parentheses that do not close: the slot's pattern is wider than arithmetic
-                continue
-            equations = (Equation(slots["left"], right, correct),)
-        return Sentence(start, end, phrase.label, equations, phrase.dead_end)
-    return Sentence(start, end, UNPARSED)
+        try:
+            return phrase.label, _equations(slots), phrase.dead_end
+        except TaskError:
+            # parentheses that do not close: the slot's pattern is wider than arithmetic
+            continue
+    return UNPARSED, (), False
+
+
+def _equations(slots: dict[str, str]) -> tuple[Equation, ...]:
+    """What the slots of one sentence claim to be equal: an expression, or a rule at ``n``."""
+    left = slots.get("left")
+    if left is None and {"rule", "n", "right"} <= slots.keys():
+        left = slots["rule"].replace("x", slots["n"])
+    if left is None:
+        return ()
+    right = int(slots["right"])
+    try:
+        correct = parse_expression(left).value == right
+    except ZeroDivisionError:
+        correct = False
+    return (Equation(left, right, correct),)

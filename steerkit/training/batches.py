@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from steerkit.puzzles.chains import write_chain
-from steerkit.puzzles.countdown import CountdownTask, all_tasks, generate_tasks
+from steerkit.puzzles.tasks import KINDS, draw_task, generate_tasks
 from steerkit.training.checkpoints import Position
 from steerkit.training.config import SFTConfig
 from steerkit.training.tokenizer import EOS
@@ -42,21 +42,18 @@ def chunk_of_batches(
 ) -> list[list[Example]]:
     """Batches of chunk ``index`` of the endless training data.
 
-    A chunk holds ``CHUNK`` random tasks of the train pool with a new chain each. Chains
-    of like length share a batch, so that little of it is padding; the batches come in
-    random order. A chunk depends on the configuration and its index alone; after
-    ``patient_chunks`` of them the chains give up sooner.
+    A chunk holds ``CHUNK`` random tasks of the train pool, mixed as ``config.mixture`` says,
+    with a new chain each. Chains of like length share a batch, so that little of it is
+    padding; the batches come in random order. A chunk depends on the configuration and its
+    index alone.
     """
     dice = random.Random(f"chunk {config.seed} {index}")
     examples = []
-    for number, task in enumerate(dice.choices(all_tasks("train"), k=CHUNK)):
-        numbers = tuple(dice.sample(task.numbers, len(task.numbers)))
-        task = CountdownTask(numbers, task.target)
-        patient = index < config.patient_chunks
-        chain = write_chain(task, f"{config.seed} {index} {number}", patient=patient)
+    for number, kind in enumerate(dice.choices(KINDS, config.mixture, k=CHUNK)):
+        task = draw_task("train", kind, dice)
+        chain = write_chain(task, f"{config.seed} {index} {number}")
         entry = encode(tokenizer, task.prompt, chain.response)
-        # a long patient chain costs much and teaches only to go on; a long one that ends, to end
-        if len(entry[0]) <= (config.longest if patient else config.context):
+        if len(entry[0]) <= config.longest:
             examples.append(entry)
     examples.sort(key=lambda entry: len(entry[0]))
     batches: list[list[Example]] = [[]]

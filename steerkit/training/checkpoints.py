@@ -6,27 +6,50 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
 from steerkit.errors import TrainingError
 from steerkit.files import write_text_atomic
-from steerkit.training.config import SFTConfig
+from steerkit.plots import plot_training, save_figure
+from steerkit.training.config import RLConfig, SFTConfig
 
 
 @dataclass
 class Position:
-    """Where a run stands: optimizer steps, tokens seen, and the next batch of the data."""
+    """Where a supervised run stands: optimizer steps, tokens seen, next batch of the data."""
 
     step: int = 0
     tokens: int = 0
     chunk: int = 0
     batch: int = 0
+
+    @property
+    def spent(self) -> int:
+        """How much of ``SFTConfig.tokens`` is used up."""
+        return self.tokens
+
+
+@dataclass
+class RLPosition:
+    """Where a run of reinforcement learning stands: optimizer steps, tokens generated so far."""
+
+    step: int = 0
+    tokens: int = 0
+
+    @property
+    def spent(self) -> int:
+        """How much of ``RLConfig.steps`` is used up."""
+        return self.step
+
+
+AnyPosition = TypeVar("AnyPosition", Position, RLPosition)
 
 
 def latest_checkpoint(out: Path | str) -> Path | None:
@@ -37,16 +60,19 @@ def latest_checkpoint(out: Path | str) -> Path | None:
 
 def save_checkpoint(
     out: Path,
-    config: SFTConfig,
+    config: SFTConfig | RLConfig,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    position: Position,
+    position: Position | RLPosition,
+    *,
+    base: str | None = None,
 ) -> None:
     """Write ``checkpoint/step-N`` by one rename, then remove the older ones.
 
     The folder holds weights, the optimizer's moments by parameter name, and the
-    configuration with the position. Nothing else decides how a run goes on: training
-    draws no random numbers after the first weights, and the data follow from the position.
+    configuration with the position and ``base``, the SHA-256 of the weights that the run
+    began with if they came from another one. Nothing else decides how a run goes on:
+    what is random follows from the configuration and the position.
     """
     folder = out / "checkpoint" / f"step-{position.step:08d}"
     if folder.exists():
@@ -61,7 +87,7 @@ def save_checkpoint(
             moments[f"{name}.{key}"] = tensor.contiguous()
     save_file(weights, temporary / "model.safetensors")
     save_file(moments, temporary / "optimizer.safetensors")
-    state = {"config": asdict(config), "position": asdict(position)}
+    state = {"config": asdict(config), "position": asdict(position), "base": base}
     write_text_atomic(temporary / "state.json", json.dumps(state, indent=1))
     older = [entry for entry in folder.parent.iterdir() if entry != temporary]
     temporary.rename(folder)
@@ -71,26 +97,39 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path,
-    config: SFTConfig,
+    config: SFTConfig | RLConfig,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> Position:
-    """Put weights and moments back in place; the position to go on from.
+    kind: type[AnyPosition],
+    *,
+    base: str | None = None,
+) -> AnyPosition:
+    """Put weights and moments back in place, on any device; the position to go on from.
 
-    Raises :class:`TrainingError` for a checkpoint of another configuration. Only the
-    budget may differ, and only before either budget's decay of the learning rate begins.
+    Raises :class:`TrainingError` for a checkpoint of another configuration or ``base``. Only
+    the budget may differ, and only before either budget's decay of the learning rate begins.
     """
     state = json.loads((folder / "state.json").read_text())
-    wanted, saved = asdict(config), state["config"]
-    position = Position(**state["position"])
-    other = [name for name in wanted if saved.get(name) != wanted[name]]
-    if position.tokens <= min(c["tokens"] * (1 - c["decay"]) for c in (wanted, saved)):
-        other = [name for name in other if name not in ("tokens", "decay")]
+    # through JSON, as the saved one went: a tuple is a list there
+    wanted = {**json.loads(json.dumps(asdict(config))), "base": base}
+    saved = {**state["config"], "base": state.get("base")}
+    if saved.keys() != wanted.keys():
+        raise TrainingError(
+            "the checkpoint is of another stage of the training, or of another version",
+            expected="a run with " + ", ".join(n for n in wanted if n not in saved),
+            found="one with " + ", ".join(n for n in saved if n not in wanted),
+            where=folder,
+            fix="choose another output folder, or start anew without resuming",
+        )
+    other = [name for name in wanted if saved[name] != wanted[name]]
+    position = kind(**state["position"])
+    if position.spent <= min(c[config.budget] * (1 - c["decay"]) for c in (wanted, saved)):
+        other = [name for name in other if name not in (config.budget, "decay")]
     if other:
         raise TrainingError(
             f"the checkpoint was trained with another {', '.join(other)}",
             expected={name: wanted[name] for name in other},
-            found={name: saved.get(name) for name in other},
+            found={name: saved[name] for name in other},
             where=folder,
             fix="choose another output folder, or start anew without resuming",
         )
@@ -99,7 +138,9 @@ def load_checkpoint(
     for name, parameter in model.named_parameters():
         parameter.data.copy_(weights[name])
         keys = [key for key in moments if key.rpartition(".")[0] == name]
-        optimizer.state[parameter] = {key.rpartition(".")[2]: moments[key] for key in keys}
+        optimizer.state[parameter] = {
+            key.rpartition(".")[2]: moments[key].to(parameter.device) for key in keys
+        }
     return position
 
 
@@ -109,20 +150,9 @@ class TrainingLog:
     Opening it at ``step`` drops the rows of later steps, which a resumed run writes again.
     """
 
-    columns = (
-        "step",
-        "tokens",
-        "loss",
-        "learning_rate",
-        "tokens_per_second",
-        "heldout_loss",
-        "closed",
-        "parsed",
-        "accuracy",
-    )
-
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, columns: Sequence[str]) -> None:
         self.path = path
+        self.columns = columns
         kept: list[dict[str, Any]] = []
         if path.is_file():
             with path.open(newline="") as file:
@@ -137,3 +167,10 @@ class TrainingLog:
         """Add one row; columns that it lacks stay empty."""
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
+
+
+def draw_log(out: Path) -> None:
+    """Write ``training.png`` beside ``log.csv``, if that has rows."""
+    log = pd.read_csv(out / "log.csv")
+    if len(log):
+        save_figure(plot_training(log), out / "training.png")

@@ -1,8 +1,15 @@
-"""SFTConfig: what decides the result of a supervised training run."""
+"""SFTConfig and RLConfig: what decides the result of either stage of the training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from steerkit.errors import TrainingError
+from steerkit.puzzles.tasks import KINDS
+
+BASE = "countdown-base"
+"""What supervised training makes and reinforcement learning begins with."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +28,9 @@ class SFTConfig:
     weight_decay, clip:
         AdamW's decay of the matrices, and the largest norm of a gradient.
     longest:
-        Patient chains of more tokens than this, prompt and answer included, are left out;
-        of the others those that the context does not hold.
-    patient_chunks:
-        Chunks of the data (see :mod:`steerkit.training.batches`) whose chains hardly ever give
-        up a search. They teach it to search; those after them, which give up sooner, teach it
-        to stop: a model that has learned the first alone goes on for ever where it errs.
+        Chains of more tokens than this, prompt and answer included, are left out.
+    mixture:
+        Weights of the kinds of tasks, in the order of :data:`steerkit.puzzles.tasks.KINDS`.
     seed:
         Decides the first weights and all of the data.
     bf16:
@@ -35,15 +39,15 @@ class SFTConfig:
         The Qwen2 architecture.
     """
 
-    tokens: int = 12_000_000
+    tokens: int = 22_000_000
     batch_tokens: int = 1536
     learning_rate: float = 2e-3
     warmup_tokens: int = 200_000
     decay: float = 0.35
     weight_decay: float = 0.05
     clip: float = 1.0
-    longest: int = 320
-    patient_chunks: int = 81
+    longest: int = 448
+    mixture: tuple[float, float, float] = (0.4, 0.3, 0.3)
     seed: int = 0
     bf16: bool = True
     hidden_size: int = 192
@@ -53,13 +57,87 @@ class SFTConfig:
     intermediate_size: int = 576
     context: int = 1024
 
+    budget: ClassVar[str] = "tokens"
 
-def learning_rate(config: SFTConfig, tokens: int) -> float:
-    """The rate after ``tokens`` of the budget: linear warmup, constant, linear decay to zero.
 
-    Until the decay begins the rate does not depend on the budget, so a run can be given
-    more or less of it until then.
+@dataclass(frozen=True)
+class RLConfig:
+    """What decides the result of reinforcement learning, besides the model it begins with.
+
+    Attributes
+    ----------
+    steps:
+        The budget: optimizer steps, each on rollouts of its own.
+    tasks, samples:
+        Tasks of the rl pool in a step, and chains per task, at least 2: the others' mean
+        reward is what a chain's own is compared with.
+    kinds:
+        Kinds of the tasks, of :data:`steerkit.puzzles.tasks.KINDS`, in equal parts.
+    longest:
+        New tokens after which a chain is cut off.
+    form_reward:
+        What a chain gets for a well-formed end, beside 1 for a correct answer
+        (see :func:`steerkit.training.rollouts.reward`).
+    learning_rate, warmup_steps, decay:
+        The peak rate; the steps over which it rises to it; the last part of the budget,
+        0 to 1, over which it falls to zero (see :func:`learning_rate`).
+    clip:
+        The largest norm of a gradient.
+    snapshots:
+        How many states of the model are kept, evenly spaced, the last step's included.
+    seed:
+        Decides the tasks and the noise of the chains.
+    bf16:
+        Compute matrix products of the training pass in bfloat16; chains are written, and
+        weights, gradients and optimizer kept, in float32.
+
+    Raises :class:`TrainingError` for numbers out of range and for unknown kinds.
     """
-    warm = min(1.0, (tokens + config.batch_tokens) / config.warmup_tokens)
-    left = (config.tokens - tokens) / (config.decay * config.tokens)
+
+    steps: int = 300
+    tasks: int = 16
+    samples: int = 16
+    kinds: tuple[str, ...] = KINDS
+    longest: int = 512
+    form_reward: float = 0.1
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10
+    decay: float = 0.2
+    clip: float = 1.0
+    snapshots: int = 10
+    seed: int = 0
+    bf16: bool = True
+
+    budget: ClassVar[str] = "steps"
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise TrainingError(
+                "unknown kinds of tasks",
+                expected="some of " + ", ".join(KINDS),
+                found=", ".join(unknown) or "none",
+            )
+        least = {"steps": 1, "tasks": 1, "samples": 2, "longest": 1, "snapshots": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise TrainingError(
+                    f"{name} is out of range",
+                    expected=f"at least {smallest}",
+                    found=getattr(self, name),
+                )
+
+
+def learning_rate(config: SFTConfig | RLConfig, spent: int) -> float:
+    """The rate after ``spent`` of the budget: linear warmup, constant, linear decay to zero.
+
+    The budget is counted in tokens or in steps, as the configuration does. Until the decay
+    begins the rate does not depend on it, so a run can be given more or less until then.
+    """
+    if isinstance(config, SFTConfig):
+        first, warmup, budget = config.batch_tokens, config.warmup_tokens, config.tokens
+    else:
+        first, warmup, budget = 1, config.warmup_steps, config.steps
+    warm = min(1.0, (spent + first) / max(warmup, 1))
+    left = (budget - spent) / max(config.decay * budget, 1e-9)
     return config.learning_rate * max(0.0, min(warm, left))

@@ -1,23 +1,42 @@
-"""The model card of a bundled model: what it is, how it was made, what was measured."""
+"""The model cards of the bundled models: what each is, how it was made, what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steerkit.training.checkpoints import Position
-from steerkit.training.config import SFTConfig
+from steerkit.training.base import Base
+from steerkit.training.checkpoints import Position, RLPosition
+from steerkit.training.config import RLConfig, SFTConfig
 from steerkit.training.scorecard import Figure
 
 _WHOLE = ("sentences per chain", "dead ends per chain")
 
 
-def model_card(
+def sft_card(
     config: SFTConfig, position: Position, figures: Mapping[str, Figure], tasks: int
 ) -> str:
-    """The text of ``README.md``: ``figures`` is a scorecard over ``tasks`` held-out tasks."""
-    rows = "\n".join(_row(name, figure) for name, figure in figures.items())
-    late = 1 - min(config.patient_chunks / max(position.chunk, 1), 1)
-    return _CARD.format(config=config, position=position, tasks=tasks, rows=rows, late=late)
+    """``README.md`` of countdown-base: ``figures`` is a scorecard over ``tasks`` tasks."""
+    made = _SFT.format(config=config, position=position)
+    return _card("countdown-base", _BASE, made, figures, tasks)
+
+
+def rl_card(
+    config: RLConfig,
+    position: RLPosition,
+    base: Base,
+    figures: Mapping[str, Figure],
+    tasks: int,
+) -> str:
+    """``README.md`` of countdown-thinking: ``figures`` is a scorecard over ``tasks`` tasks."""
+    kinds = ", ".join(config.kinds)
+    rows = config.tasks * config.samples
+    made = _RL.format(config=config, position=position, base=base, kinds=kinds, rows=rows)
+    return _card("countdown-thinking", _THINKING, made, figures, tasks)
+
+
+def _card(name: str, what: str, made: str, figures: Mapping[str, Figure], tasks: int) -> str:
+    rows = "\n".join(_row(figure, value) for figure, value in figures.items())
+    return _CARD.format(name=name, what=what, made=made, tasks=tasks, rows=rows)
 
 
 def _row(name: str, figure: Figure) -> str:
@@ -27,46 +46,77 @@ def _row(name: str, figure: Figure) -> str:
     return f"| {name} | {value} | {low} to {high} |"
 
 
+_BASE = """\
+A very small thinking model as supervised training leaves it: it has the form of a search and
+of every reasoning behaviour, and is right less often than it could be. It is the first state
+of the reinforcement learning that makes countdown-thinking."""
+
+_THINKING = """\
+A very small thinking model, trained in two stages as large ones are: supervised on chains of
+thought (countdown-base), then by reinforcement learning with rewards that a program verifies."""
+
+_SFT = """\
+Qwen2 architecture ({config.layers} layers, width {config.hidden_size}), trained from
+scratch on chains that a program generated: searches for a solution with dead ends, in
+which every behaviour is optional and at least 30 % of dead ends are passed without a
+backtracking sentence. {position.tokens:,} tokens in {position.step:,} steps, seed
+{config.seed}. Tasks are split by hash of their numbers: 80 % for training, 10 % kept for
+reinforcement learning, 10 % held out. No human or model text is in the data.
+
+    steerkit train sft --out DIR"""
+
+_RL = """\
+Reinforcement learning from {base.name}, whose `model.safetensors` has the SHA-256
+
+    {base.sha256}
+
+In each of {position.step:,} steps the model wrote {config.samples} chains for each of
+{config.tasks} tasks ({rows} chains, {position.tokens:,} tokens in all), at temperature 1 and
+cut off at {config.longest} tokens. A chain is rewarded with 1 for a correct answer, as a
+program verifies it, and with {config.form_reward} for a well-formed end: the thinking section
+closed, the chain ended, the answer readable (or "I do not know."). Nothing rewards any
+behaviour. The gradient is RLOO's (arXiv 2402.14740), on-policy: a chain's advantage is its
+reward minus the mean of the other chains of its task. Learning rate {config.learning_rate:g},
+seed {config.seed}. Tasks are of the kinds {kinds}, from the 10 % that are kept for this stage:
+supervised training has not seen them, and no held-out task is among them.
+
+    steerkit train rl --out DIR --base {base.name}"""
+
 _CARD = """---
 license: apache-2.0
 language: en
 pipeline_tag: text-generation
 ---
 
-# countdown-thinking
+# {name}
 
-A very small thinking model. It is given a Countdown task, writes a chain of thought in
-English between `<think>` and `</think>`, and then its answer:
+{what}
+
+It is given a task, writes a chain of thought in English between `<think>` and `</think>`, and
+then its answer. Tasks are Countdown with three numbers from 1 to 20 or four from 1 to 10
+(every number exactly once, with `+ - * /`, whole results only) and rule induction:
 
     Use 3, 7, 8 to make 29.
+    If 1 gives 5, 3 gives 9 and 4 gives 11, what does 6 give?
 
-Numbers are 1 to 20, targets 10 to 99; every number is used exactly once, with `+ - * /`,
-whole results only. Every sentence of its chains can be labelled exactly, as one of six
-reasoning behaviours, by `steerkit annotate`.
+Every sentence of its chains can be labelled exactly, as one of six reasoning behaviours, by
+`steerkit annotate`.
 
 It is for trying, testing and measuring methods that read or steer reasoning behaviours,
 where behaviours can be counted without opinion. It is not for anything else: it knows no
-other task, no other wording of this one, and about 200 English words; a word or number
+other task, no other wording of these, and about 200 English words; a word or number
 that it does not know is one and the same token to it.
 
 ## How it was made
 
-Qwen2 architecture ({config.layers} layers, width {config.hidden_size}), trained from
-scratch on chains that a program generated: searches for a solution with dead ends, in
-which every behaviour is optional and at least 30 % of dead ends are passed without a
-backtracking sentence. The last {late:.0%} of the data are searches that give up sooner, so that
-it learns to stop. {position.tokens:,} tokens in {position.step:,} steps, seed
-{config.seed}. Tasks are split by hash of their numbers and target: 80 % for training,
-10 % kept for reinforcement learning, 10 % held out. No human or model text is in the data.
-
-    steerkit train sft --out DIR
+{made}
 
 makes it again.
 
 ## How to load it
 
     import steerkit as sk
-    model = sk.load("countdown-thinking")
+    model = sk.load("{name}")
 
 or, without steerkit, `AutoModelForCausalLM` and `PreTrainedTokenizerFast`, each with
 `from_pretrained(FOLDER)`. Not `AutoTokenizer`: recent versions of transformers take the tokenizer
@@ -83,8 +133,9 @@ are 95 % bootstrap intervals over tasks. Behaviours are shares of sentences.
 {rows}
 
 *Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the
-exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: no
-backtracking sentence comes between the dead end and the next equation.
+exact grammar knows. *Accuracy rules* and its like: over the tasks of that kind. *Declined*:
+the answer is "I do not know." *Silent dead ends*: no backtracking sentence comes between the
+dead end and the next equation.
 
 ## Licence
 

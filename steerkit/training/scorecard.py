@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerkit.behaviors import UNPARSED, behaviors
-from steerkit.puzzles.countdown import CountdownTask, verify
+from steerkit.generation import generate
+from steerkit.models import ThinkingModel
 from steerkit.puzzles.grammar import Sentence, parse_chain
+from steerkit.puzzles.narration import GIVEN_UP
+from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
 from steerkit.training.tokenizer import THINK_CLOSE
+
+Counts = dict[str, tuple[int, int]]
+"""(numerator, denominator) of every figure, for one response."""
 
 
 @dataclass(frozen=True)
@@ -23,58 +28,42 @@ class Figure:
     high: float
 
 
-@torch.no_grad()
 def sample_chains(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[CountdownTask],
+    model: ThinkingModel,
+    tasks: Sequence[Puzzle],
     *,
     seed: int = 0,
     temperature: float = 1.0,
     max_new_tokens: int = 960,
-    batch: int = 64,
+    batch_size: int | None = None,
 ) -> list[str]:
-    """One response per task, sampled by Hugging Face's ``generate`` from the full softmax.
+    """One response per task, by :func:`steerkit.generation.generate` as everywhere else.
 
-    PyTorch's global random state is left as it was.
+    A response depends on its task and the seed alone, not on the tasks beside it, and
+    PyTorch's global random state takes no part. Special tokens in the midst of a chain are
+    spelled out, not passed over.
     """
-    responses: list[str] = []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(tasks), batch):
-            prompts = [
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": task.prompt}],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-                for task in tasks[start : start + batch]
-            ]
-            encoded = tokenizer(
-                prompts,
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_token_type_ids=False,
-            )
-            ids = model.generate(
-                **encoded,
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-            new = ids[:, encoded["input_ids"].shape[1] :]
-            responses += tokenizer.batch_decode(new, skip_special_tokens=True)
-    return responses
+    traces = generate(
+        model,
+        [task.to_task() for task in tasks],
+        seed=seed,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    return [trace.response for trace in traces]
+
+
+def evaluate(
+    model: ThinkingModel, count: int, *, seed: int, kinds: Sequence[str] = KINDS
+) -> dict[str, Figure]:
+    """The scorecard over ``count`` held-out tasks at temperature 1."""
+    tasks = generate_tasks("heldout", seed=seed, count=count, kinds=kinds)
+    return score(tasks, sample_chains(model, tasks, seed=seed))
 
 
 def score(
-    tasks: Sequence[CountdownTask],
+    tasks: Sequence[Puzzle],
     responses: Sequence[str],
     *,
     replicates: int = 2000,
@@ -83,15 +72,18 @@ def score(
     """Figures by name, from one response per task.
 
     ``closed`` and ``accuracy`` are per chain, a chain cut off by the token limit counting
-    as wrong; ``parsed`` and the behaviours are per sentence, ``unparsed`` ones in the
-    denominator; ``wrong equations`` is per equation and ``silent dead ends``, those that
-    no backtracking sentence follows before the next equation, per dead end.
+    as wrong; ``accuracy countdown-3`` and its like are over the tasks of that kind, absent
+    where there are none; ``parsed`` and the behaviours are per sentence, ``unparsed`` ones
+    in the denominator; ``wrong equations`` is per equation and ``silent dead ends``, those
+    that no backtracking sentence follows before the next equation, per dead end.
     A ratio with an empty denominator is 0.
     """
     rows = [count_response(task, text) for task, text in zip(tasks, responses, strict=True)]
-    names = list(rows[0])
-    tops = torch.tensor([[row[name][0] for name in names] for row in rows], dtype=torch.float64)
-    bottoms = torch.tensor([[row[name][1] for name in names] for row in rows], dtype=torch.float64)
+    names = figure_names(rows)
+    tops, bottoms = (
+        torch.tensor([[row.get(n, (0, 0))[i] for n in names] for row in rows], dtype=torch.float64)
+        for i in (0, 1)
+    )
     draw = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(rows), (replicates, len(rows)), generator=draw)
     weights = torch.zeros(replicates, len(rows), dtype=torch.float64)
@@ -105,7 +97,17 @@ def score(
     }
 
 
-def count_response(task: CountdownTask, response: str) -> dict[str, tuple[int, int]]:
+def figure_names(rows: Sequence[Counts]) -> list[str]:
+    """Names of the figures that any of ``rows`` has, in the order of the scorecard."""
+    known = {name for row in rows for name in row}
+    kinds = [f"accuracy {kind}" for kind in KINDS]
+    # every row has the same figures but for the kind of its task
+    names = [name for name in rows[0] if name not in kinds]
+    after = names.index("accuracy") + 1
+    return [*names[:after], *(name for name in kinds if name in known), *names[after:]]
+
+
+def count_response(task: Puzzle, response: str) -> Counts:
     """(numerator, denominator) of every figure for one response."""
     thinking, close, answer = response.partition(THINK_CLOSE)
     sentences = parse_chain(thinking)
@@ -116,11 +118,13 @@ def count_response(task: CountdownTask, response: str) -> dict[str, tuple[int, i
     dead_ends = [place for place, sentence in enumerate(sentences) if sentence.dead_end]
     silent = sum(not _goes_back(sentences[place + 1 :]) for place in dead_ends)
     total = len(sentences)
-    figures: dict[str, tuple[int, int]] = {
+    correct = bool(close) and task.verify(answer).correct
+    figures: Counts = {
         "closed": (bool(close), 1),
         "parsed": (total - labels.count(UNPARSED), total),
-        "accuracy": (bool(close) and verify(task, answer).correct, 1),
-        "declined": (answer.strip() == "I do not know.", 1),
+        "accuracy": (correct, 1),
+        f"accuracy {task.kind}": (correct, 1),
+        "declined": (answer.strip() == GIVEN_UP, 1),
         "wrong equations": (sum(not e.correct for e in equations), len(equations)),
         "sentences per chain": (total, 1),
         "dead ends per chain": (len(dead_ends), 1),

@@ -10,31 +10,46 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from steerkit.files import write_text_atomic
-from steerkit.puzzles.countdown import generate_tasks
+from steerkit.models import load
+from steerkit.puzzles.tasks import KINDS
 from steerkit.training.batches import IGNORED, Example, batches_from, collate, held_out_batch
 from steerkit.training.checkpoints import (
     Position,
     TrainingLog,
+    draw_log,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from steerkit.training.config import SFTConfig, learning_rate
-from steerkit.training.model import build_model, export_model
-from steerkit.training.model_card import model_card
-from steerkit.training.scorecard import Figure, sample_chains, score
+from steerkit.training.config import BASE, SFTConfig, learning_rate
+from steerkit.training.model import (
+    build_model,
+    export_model,
+    quick_backward,
+    round_weights,
+    training_device,
+)
+from steerkit.training.model_card import sft_card
+from steerkit.training.scorecard import evaluate
 from steerkit.training.tokenizer import build_tokenizer
 
 logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    *("step", "tokens", "loss", "learning_rate", "tokens_per_second", "heldout_loss"),
+    *("closed", "parsed", "accuracy", *(f"accuracy_{kind}" for kind in KINDS)),
+)
+"""Columns of ``log.csv``; from ``closed`` on they are of sampled chains, at checkpoints."""
 
 
 def train_sft(
     out: Path | str,
     config: SFTConfig | None = None,
     *,
+    device: str | None = None,
     resume: bool = True,
     checkpoint_seconds: float = 300.0,
     log_steps: int = 50,
@@ -42,10 +57,11 @@ def train_sft(
     evaluated_tasks: int = 1000,
     stop_step: int | None = None,
 ) -> Path:
-    """Train a thinking model on Countdown chains into the folder ``out``; returns ``out``.
+    """Train a thinking model on chains of the bundled puzzles into ``out``; returns ``out``.
 
     As it goes the folder gets ``log.csv``, and every ``checkpoint_seconds`` (at the next
-    log row) ``checkpoint/`` with weights, optimizer state and place in the data. A run
+    log row) ``training.png``, a figure of the log, and ``checkpoint/`` with weights,
+    optimizer state and place in the data. A run
     that was killed goes on from there, to the same weights as an uninterrupted one on the
     same machine with the same number of threads. At the end ``out`` holds the model in
     Hugging Face format with a model card; log and checkpoint may then be removed.
@@ -54,6 +70,8 @@ def train_sft(
     ----------
     out, config:
         The folder, and what decides the result; the defaults make the bundled model.
+    device:
+        Where to train; by default a CUDA GPU if there is one, else the CPU.
     resume:
         Whether to go on from a checkpoint in ``out``; else it is removed.
     checkpoint_seconds, log_steps:
@@ -70,7 +88,8 @@ def train_sft(
     config = config or SFTConfig()
     out = Path(out)
     tokenizer = build_tokenizer()
-    model = build_model(config, tokenizer)
+    model = build_model(config, tokenizer).to(training_device(device))
+    thinking = load(model, tokenizer=tokenizer, name=BASE)
     optimizer = _optimizer(config, model)
     position = Position()
     if not resume:
@@ -78,9 +97,9 @@ def train_sft(
         (out / "log.csv").unlink(missing_ok=True)
     saved = latest_checkpoint(out)
     if saved is not None:
-        position = load_checkpoint(saved, config, model, optimizer)
+        position = load_checkpoint(saved, config, model, optimizer, Position)
         logger.info("resuming at step %d, %d tokens", position.step, position.tokens)
-    log = TrainingLog(out / "log.csv", position.step)
+    log = TrainingLog(out / "log.csv", position.step, COLUMNS)
     held_out = held_out_batch(config, tokenizer)
     saved_at = logged_at = time.monotonic()
     logged_tokens = position.tokens
@@ -109,20 +128,24 @@ def train_sft(
             with torch.no_grad():
                 row["heldout_loss"] = round(_loss(config, model, held_out).item(), 4)
         if due and sampled_tasks:
-            figures = _evaluate(model, tokenizer, sampled_tasks, seed=1)
-            row |= {n: round(figures[n].value, 4) for n in ("closed", "parsed", "accuracy")}
+            figures = evaluate(thinking, sampled_tasks, seed=1)
+            measured = {name.replace(" ", "_"): figure for name, figure in figures.items()}
+            row |= {n: round(measured[n].value, 4) for n in COLUMNS if n in measured}
         log.write(row)
         logger.info("%s", " ".join(f"{name}={value}" for name, value in row.items()))
         logged_at, logged_tokens, losses = time.monotonic(), position.tokens, []
         if due:
             save_checkpoint(out, config, model, optimizer, position)
+            draw_log(out)
             saved_at = time.monotonic()
     save_checkpoint(out, config, model, optimizer, position)
+    draw_log(out)
     if position.tokens >= config.tokens:
+        round_weights(model)
         export_model(model, tokenizer, out)
         if evaluated_tasks:
-            figures = _evaluate(model, tokenizer, evaluated_tasks, seed=0)
-            card = model_card(config, position, figures, evaluated_tasks)
+            figures = evaluate(thinking, evaluated_tasks, seed=0)
+            card = sft_card(config, position, figures, evaluated_tasks)
             write_text_atomic(out / "README.md", card)
     return out
 
@@ -140,8 +163,8 @@ def _optimizer(config: SFTConfig, model: Qwen2ForCausalLM) -> torch.optim.AdamW:
 
 def _loss(config: SFTConfig, model: Qwen2ForCausalLM, batch: list[Example]) -> Float[Tensor, ""]:
     """Mean cross entropy over response tokens, in nats per token."""
-    ids, labels = collate(batch, model.config.pad_token_id)
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+    ids, labels = (part.to(model.device) for part in collate(batch, model.config.pad_token_id))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
         # padding stands on the right of a causal model: no attention mask is needed
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     return torch.nn.functional.cross_entropy(
@@ -156,22 +179,12 @@ def _step(
     batch: list[Example],
     rate: float,
 ) -> float:
-    loss = _loss(config, model, batch)
-    loss.backward()
+    with quick_backward(model):
+        loss = _loss(config, model, batch)
+        loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
     return loss.item()
-
-
-def _evaluate(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int, *, seed: int
-) -> dict[str, Figure]:
-    """The scorecard over ``count`` held-out tasks at temperature 1."""
-    tasks = generate_tasks("heldout", seed=seed, count=count)
-    model.eval()
-    figures = score(tasks, sample_chains(model, tokenizer, tasks, seed=seed))
-    model.train()
-    return figures

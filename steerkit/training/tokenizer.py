@@ -6,7 +6,7 @@ import re
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from steerkit.puzzles.grammar import PHRASES
+from steerkit.puzzles.phrases import PHRASES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +30,9 @@ CHAT_TEMPLATE = (
 _PIECE = r" ?[A-Za-z]+| ?[0-9]+|\n| ?[^A-Za-z0-9\s]|\s"
 _OTHER_TEXT = (
     "Use 3, 7, 8 to make 29.",
+    "If 1 gives 5, 3 gives 9 and 4 gives 11, what does 6 give?",
     "The answer is 3 * 7 + 8.",
+    "3 * x - 2",
     "I do not know.",
 )
 _MARKS = ".,?!:;'\"()+-*/=\n "

@@ -8,7 +8,7 @@ from steerkit.annotation import ANNOTATORS, annotate, annotate_grammar
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import TraceError
 from steerkit.puzzles.chains import write_chain
-from steerkit.puzzles.countdown import generate_tasks
+from steerkit.puzzles.tasks import generate_tasks
 from steerkit.traces import Span, Trace, Traces
 
 THINKING = "I am not sure this will work. Let me try 3 * 7. 3 * 7 = 21. My cat agrees!"

@@ -5,7 +5,7 @@ import pytest
 import steerkit as sk
 from steerkit.annotation import annotate
 from steerkit.puzzles.chains import write_chain
-from steerkit.puzzles.countdown import generate_tasks
+from steerkit.puzzles.tasks import generate_tasks
 from steerkit.traces import Trace, Traces
 
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from steerkit.puzzles.chains import write_chain
-from steerkit.puzzles.countdown import CountdownTask, generate_tasks
-from steerkit.training.config import SFTConfig
-from steerkit.training.model import build_model
-from steerkit.training.scorecard import count_response, sample_chains, score
-from steerkit.training.tokenizer import build_tokenizer
+from steerkit.puzzles.countdown import CountdownTask
+from steerkit.puzzles.rules import RuleTask
+from steerkit.puzzles.tasks import KINDS, generate_tasks
+from steerkit.training.scorecard import count_response, evaluate, sample_chains, score
+from tests.tiny import tiny_model
 
 TASK = CountdownTask((3, 7, 8), 29)
 
@@ -47,7 +47,12 @@ def test_generated_chains_score_as_they_were_made():
     assert figures["closed"].value == figures["parsed"].value == 1
     assert figures["wrong equations"].value == 0
     assert figures["declined"].value == pytest.approx(declined)
-    assert figures["accuracy"].value == pytest.approx(1 - declined)
+    # a chain of a Countdown task that does not give up is right; one about a rule may err
+    for kind in ("countdown-3", "countdown-4"):
+        found = [c.answer for t, c in zip(tasks, chains, strict=True) if t.kind == kind]
+        solved = sum(answer != "I do not know." for answer in found) / len(found)
+        assert figures[f"accuracy {kind}"].value == pytest.approx(solved)
+    assert 0.3 < figures["accuracy rules"].value < 0.9
     wrong = score(tasks, ["3 * 7 = 22.\n</think>\nThe answer is 1 + 1."] * 300)
     assert wrong["accuracy"].value == 0 and wrong["wrong equations"].value == 1
 
@@ -62,15 +67,47 @@ def test_intervals_agree_with_the_normal_approximation():
     assert figure.high == pytest.approx(0.25 + half, abs=0.008)
 
 
+def test_accuracy_by_kind_is_over_the_tasks_of_that_kind():
+    right = "\n</think>\nThe answer is 3 * 7 + 8."
+    rule = RuleTask(((1, 5), (3, 9), (4, 11)), 6)
+    answers = ["\n</think>\nThe answer is 15.", "\n</think>\nThe answer is 14."]
+    assert rule.verify("The answer is 15.").correct
+    figures = score([TASK, rule, rule, rule], [right, answers[0], answers[1], answers[1]])
+    assert figures["accuracy"].value == 0.5
+    assert figures["accuracy countdown-3"].value == 1
+    assert figures["accuracy rules"].value == pytest.approx(1 / 3)
+    assert figures["accuracy rules"].low < 1 / 3 < figures["accuracy rules"].high
+    assert "accuracy countdown-4" not in figures
+    names = list(figures)
+    at = names.index("accuracy")
+    assert names[at : at + 3] == ["accuracy", "accuracy countdown-3", "accuracy rules"]
+    assert count_response(TASK, right)["accuracy countdown-3"] == (1, 1)
+    assert "accuracy rules" not in count_response(TASK, right)
+
+
 def test_sampling_is_repeatable_and_leaves_the_global_state_alone():
-    tokenizer = build_tokenizer()
-    config = SFTConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=32)
-    model = build_model(config, tokenizer).eval()
-    tasks = generate_tasks("heldout", count=5)
+    model, tasks = tiny_model(), generate_tasks("heldout", count=5)
     before = torch.get_rng_state()
     first, again, other = (
-        sample_chains(model, tokenizer, tasks, seed=seed, max_new_tokens=8, batch=3)
-        for seed in (0, 0, 1)
+        sample_chains(model, tasks, seed=seed, max_new_tokens=8, batch_size=3) for seed in (0, 0, 1)
     )
     torch.testing.assert_close(torch.get_rng_state(), before)
     assert len(first) == 5 and first == again != other
+    # a chain does not depend on its neighbours
+    assert sample_chains(model, tasks[1:3], max_new_tokens=8) == first[1:3]
+
+
+def test_evaluation_is_on_held_out_tasks_of_the_kinds_asked_for(monkeypatch):
+    seen = []
+
+    def sampled(model, tasks, *, seed):
+        seen.extend(tasks)
+        return ["\n</think>\nI do not know."] * len(tasks)
+
+    monkeypatch.setattr("steerkit.training.scorecard.sample_chains", sampled)
+    figures = evaluate(tiny_model(), 6, seed=3, kinds=("rules", "countdown-3"))
+    assert figures["declined"].value == 1 and figures["accuracy"].value == 0
+    assert [task.kind for task in seen] == ["rules", "countdown-3"] * 3
+    assert {task.pool for task in seen} == {"heldout"}
+    evaluate(tiny_model(), 6, seed=3)
+    assert {task.kind for task in seen[6:]} == set(KINDS)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from steerkit.errors import TrainingError
 from steerkit.models import load
-from steerkit.puzzles.countdown import parse_prompt
+from steerkit.puzzles.tasks import parse_prompt
 from steerkit.training.batches import IGNORED, chunk_of_batches, collate
 from steerkit.training.checkpoints import latest_checkpoint
 from steerkit.training.config import SFTConfig, learning_rate

@@ -4,8 +4,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from steerkit.puzzles.chains import write_chain
-from steerkit.puzzles.countdown import generate_tasks
-from steerkit.puzzles.grammar import PHRASES
+from steerkit.puzzles.phrases import PHRASES
+from steerkit.puzzles.rules import all_rules
+from steerkit.puzzles.tasks import KINDS, generate_tasks
 from steerkit.training.tokenizer import LARGEST_INTEGER, build_tokenizer, vocabulary
 
 
@@ -16,7 +17,8 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts():
-    tasks = generate_tasks("train", seed=0, count=200)
+    tasks = generate_tasks("train", seed=0, count=240)
+    assert {task.kind for task in tasks} == set(KINDS)
     return [f"{task.prompt} <think>\n{write_chain(task, 0).response}" for task in tasks]
 
 
@@ -64,12 +66,28 @@ def test_an_integer_is_one_token(tokenizer, number):
 
 
 def test_every_phrase_is_known(tokenizer):
-    slots = {"n": 29, "right": 21, "left": "(3 + 7) * 8", "pair": "3 / 7", "numbers": "3, 7 and 8"}
+    slots = {
+        "n": 29,
+        "right": 21,
+        "left": "(3 + 7) * 8",
+        "pair": "3 / 7",
+        "numbers": "3, 7, 8 and 9",
+        "rule": "3 * x - 2",
+        "given": "1 to 5, 3 to 9 and 4 to 11",
+    }
     for phrases in PHRASES.values():
         for phrase in phrases:
             text = phrase.template.format(**slots)
             for opening in ("", " ", "\n"):
-                assert tokenizer.unk_token_id not in tokenizer(opening + text)["input_ids"]
+                assert tokenizer.unk_token_id not in tokenizer(opening + text)["input_ids"], text
+
+
+def test_every_rule_and_every_prompt_is_known(tokenizer):
+    texts = [f"So the rule is {rule}." for rule in all_rules()]
+    texts += [task.prompt for task in generate_tasks("heldout", seed=1, count=90)]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
 
 
 def test_unknown_words_become_the_unknown_token(tokenizer):

@@ -1,0 +1,241 @@
+"""`make pair`: what reinforcement learning changed, from countdown-base to countdown-thinking.
+
+Everything is measured on held-out tasks, sampled at temperature 1, by the exact grammar and
+verifier, both models on the same tasks:
+
+- a scorecard of both models, and of the snapshots along the RL run (600 tasks, one chain each);
+- pass@k for k = 1 to 64, unbiased, from 128 samples of 200 tasks;
+- accuracy with the sentences of one behaviour forbidden at sampling time: is it needed?
+
+Results go to benchmarks/results/pair.{json,md,png} and pair_*.csv. Chains that are done are kept
+in out/pair, so an interrupted run goes on where it stopped (--fresh starts over).
+
+    python benchmarks/pair.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pair_report import draw, markdown
+from real_measures import code_digest, machine
+
+import steerkit as sk
+from steerkit.errors import SteerkitError
+from steerkit.evaluation.pass_at_k import pass_table
+from steerkit.evaluation.statistics import mean_interval
+from steerkit.files import write_text_atomic
+from steerkit.plots import save_figure
+from steerkit.puzzles.openers import forbid
+from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
+from steerkit.resources import bundled_models
+from steerkit.training.scorecard import score
+
+RESULTS = Path(__file__).parent / "results"
+PAIR = ("countdown-base", "countdown-thinking")
+FORBIDDEN = ("backtracking", "uncertainty-estimation", "example-testing")
+KS = (1, 2, 4, 8, 16, 32, 64)
+LONGEST = 960
+
+
+def chains(
+    model: sk.ThinkingModel, tasks: Sequence[Puzzle], path: Path, forbidden: str | None = None
+) -> list[str]:
+    """One response a task; read from ``path`` where an earlier run has written them."""
+    if not path.is_file():
+        started = time.perf_counter()
+        ban = None if forbidden is None else forbid(forbidden, model.tokenizer)
+        written = model.generate(
+            [task.to_task() for task in tasks],
+            max_new_tokens=LONGEST,
+            batch_size=192,
+            forbid=ban,
+        )
+        sk.write_traces(written, path)
+        print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return [trace.response for trace in sk.read_traces(path)]
+
+
+def scorecard(tasks: Sequence[Puzzle], responses: list[str], **names: object) -> pd.DataFrame:
+    """One row a figure, with its interval over tasks; ``names`` are put in front."""
+    figures = score(tasks, responses)
+    rows = [
+        {**names, "figure": name, "value": f.value, "low": f.low, "high": f.high}
+        for name, f in figures.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def right_answers(tasks: Sequence[Puzzle], responses: list[str]) -> np.ndarray:
+    """1 where the chain closed and its answer is right, ``[task]``."""
+    ends = [response.partition("</think>") for response in responses]
+    return np.array(
+        [
+            bool(closing) and task.verify(answer).correct
+            for task, (_, closing, answer) in zip(tasks, ends, strict=True)
+        ],
+        dtype=float,
+    )
+
+
+def forbidding(
+    models: dict[str, sk.ThinkingModel], tasks: Sequence[Puzzle], state: Path
+) -> pd.DataFrame:
+    """Accuracy with one behaviour's openers forbidden, and its paired change."""
+    rows = []
+    for name, model in models.items():
+        plain = right_answers(tasks, chains(model, tasks, state / f"{name}.jsonl"))
+        for label in FORBIDDEN:
+            path = state / f"{name}-without-{label}.jsonl"
+            responses = chains(model, tasks, path, forbidden=label)
+            found = right_answers(tasks, responses)
+            accuracy, change = mean_interval(found), mean_interval(found - plain)
+            figures = score(tasks, responses)
+            row = {"model": name, "forbidden": label, "left": figures[label].value}
+            row |= {"accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
+            row |= {"change": change.mean, "change_low": change.low, "change_high": change.high}
+            row["closed"] = figures["closed"].value
+            row["sentences"] = figures["sentences per chain"].value
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def counts_of_right(
+    name: str, model: sk.ThinkingModel, tasks: Sequence[Puzzle], samples: int, state: Path
+) -> np.ndarray:
+    """Right answers among ``samples`` chains, ``[task]``; kept by ten tasks."""
+    counts: list[int] = []
+    started = time.perf_counter()
+    for first in range(0, len(tasks), 10):
+        path = state / f"{name}-pass-{first:04d}.csv"
+        part = tasks[first : first + 10]
+        if not path.is_file():
+            written = model.generate(
+                [task.to_task() for task in part],
+                samples=samples,
+                max_new_tokens=LONGEST,
+                batch_size=320,
+                seed=1,
+            )
+            repeated = [task for task in part for _ in range(samples)]
+            right = right_answers(repeated, [trace.response for trace in written])
+            right = right.reshape(len(part), samples).sum(axis=1).astype(int)
+            table = pd.DataFrame({"task": [task.id for task in part], "right": right})
+            write_text_atomic(path, table.to_csv(index=False))
+            print(
+                f"{name}: pass@k of {first + len(part)}/{len(tasks)} tasks, "
+                f"{time.perf_counter() - started:.0f} s",
+                file=sys.stderr,
+            )
+        counts += pd.read_csv(path)["right"].tolist()
+    return np.array(counts)
+
+
+def passes(right: dict[str, np.ndarray], tasks: Sequence[Puzzle], samples: int) -> pd.DataFrame:
+    """pass@k of every model, over all tasks and by kind."""
+    tables = []
+    for name, counts in right.items():
+        for kind in ("all", *KINDS):
+            chosen = [kind in ("all", task.kind) for task in tasks]
+            table = pass_table(counts[chosen], samples, [k for k in KS if 2 * k <= samples])
+            table.insert(0, "kind", kind)
+            table.insert(0, "model", name)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_pages(result: dict[str, Any]) -> None:
+    """benchmarks/results/pair.{md,png}; prints the page."""
+    tables = {
+        name: pd.read_csv(RESULTS / f"pair_{name}.csv") for name in ("scores", "passes", "without")
+    }
+    page = markdown(result, **tables)
+    write_text_atomic(RESULTS / "pair.md", page)
+    save_figure(draw(result, tables["passes"], tables["scores"]), RESULTS / "pair.png")
+    print(page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--tasks", type=int, default=600, help="held-out tasks, one chain each")
+    parser.add_argument("--pass-tasks", type=int, default=200, help="held-out tasks for pass@k")
+    parser.add_argument("--samples", type=int, default=128, help="chains a task for pass@k")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument(
+        "--report", action="store_true", help="only write page and figure of the last results again"
+    )
+    options = parser.parse_args()
+    if options.report:
+        write_pages(json.loads((RESULTS / "pair.json").read_text()))
+        return 0
+
+    models = {name: sk.load(name, device=options.device) for name in PAIR}
+    tasks = generate_tasks("heldout", count=options.tasks)
+    snapshots = [name for name in bundled_models() if name.startswith(f"{PAIR[1]}-step-")]
+    made_from = [code_digest(), *(model.revision for model in models.values())]
+    made_from += [options.tasks, options.pass_tasks, options.samples]
+    mark = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    state = Path("out") / "pair"
+    stamp = state / "made-from.sha256"
+    if options.fresh or not stamp.is_file() or stamp.read_text() != mark:
+        shutil.rmtree(state, ignore_errors=True)
+        write_text_atomic(stamp, mark)
+
+    scores = [
+        scorecard(tasks, chains(model, tasks, state / f"{name}.jsonl"), model=name)
+        for name, model in models.items()
+    ]
+    for name in snapshots:
+        snapshot = sk.load(name, device=options.device)
+        responses = chains(snapshot, tasks, state / f"{name}.jsonl")
+        scores.append(scorecard(tasks, responses, model=name))
+    without = forbidding(models, tasks, state)
+    first, second = (
+        right_answers(tasks, chains(model, tasks, state / f"{name}.jsonl"))
+        for name, model in models.items()
+    )
+    gain = mean_interval(second - first)
+    sampled = generate_tasks("heldout", seed=2, count=options.pass_tasks)
+    right = {
+        name: counts_of_right(name, model, sampled, options.samples, state)
+        for name, model in models.items()
+    }
+    tables = {
+        "scores": pd.concat(scores, ignore_index=True),
+        "passes": passes(right, sampled, options.samples),
+        "without": without,
+    }
+    for name, table in tables.items():
+        text = table.round(4).to_csv(index=False)
+        write_text_atomic(RESULTS / f"pair_{name}.csv", text)
+    result = {
+        "models": {name: model.revision for name, model in models.items()},
+        "snapshots": snapshots,
+        "tasks": len(tasks),
+        "pass_tasks": len(sampled),
+        "samples": options.samples,
+        "gain": {"mean": gain.mean, "low": gain.low, "high": gain.high},
+        "machine": machine(),
+    }
+    write_text_atomic(RESULTS / "pair.json", json.dumps(result, indent=1) + "\n")
+    write_pages(result)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SteerkitError as problem:
+        print(f"make pair: {problem}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,77 @@
+"""Openers: the words by which a sentence shows that it will be one of a behaviour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from string import Formatter
+from typing import Any
+
+from steerkit.errors import TaskError
+from steerkit.puzzles.phrases import PHRASES
+
+_PIECE = re.compile(r"[A-Za-z]+|[0-9]+|[^A-Za-z0-9\s]")
+_ENDS = {".", "?", "!"}
+
+
+def openers(label: str) -> dict[tuple[str, ...], frozenset[str]]:
+    """By the beginning of a sentence, the words after which it can only be one of ``label``.
+
+    For ``backtracking``: at the start of a sentence ``Wait``, ``No`` and ``Actually``, after
+    ``That`` the word ``does``, after ``Let me`` the words ``go`` and ``start``, and so on. The
+    beginning is that of no other behaviour's sentence once the word stands there.
+
+    Raises :class:`TaskError` for a label without phrases, and for one whose phrases begin as
+    another's until a number comes.
+    """
+    own: list[tuple[str, ...]] = []
+    other: list[tuple[str, ...]] = []
+    for phrases in PHRASES.values():
+        for phrase in phrases:
+            literal = next(iter(Formatter().parse(phrase.template)))[0]
+            (own if phrase.label == label else other).append(tuple(_PIECE.findall(literal)))
+    if not own:
+        raise TaskError(f"no phrases are labelled {label!r}")
+    found: dict[tuple[str, ...], set[str]] = {}
+    for words in own:
+        for length in range(1, len(words) + 1):
+            if not any(begun[:length] == words[:length] for begun in other):
+                found.setdefault(words[: length - 1], set()).add(words[length - 1])
+                break
+        else:
+            raise TaskError(
+                f"sentences of {label!r} cannot be told by their beginning", found=" ".join(words)
+            )
+    return {beginning: frozenset(words) for beginning, words in found.items()}
+
+
+def forbid(label: str, tokenizer: Any) -> Callable[[Sequence[int]], list[int]]:
+    """What may not come next, so that a chain holds no sentence of ``label``.
+
+    For ``generate(..., forbid=...)`` with a bundled model and its tokenizer: the function
+    takes the ids written so far and returns the ids of the tokens that would make the current
+    sentence one of ``label``. Only the openers are forbidden: whatever else the model would
+    say there keeps its odds. It does nothing to text that the grammar does not know.
+    """
+    words = {i: piece.strip(" ") for piece, i in tokenizer.get_vocab().items()}
+    spelled: dict[str, list[int]] = {}
+    for i, word in words.items():
+        spelled.setdefault(word, []).append(i)
+    banned = {
+        beginning: [i for word in sorted(nexts) for i in spelled.get(word, [])]
+        for beginning, nexts in openers(label).items()
+    }
+    longest = max(map(len, banned))
+    starts = _ENDS | {"\n", "<think>"}
+
+    def ban(ids: Sequence[int]) -> list[int]:
+        begun: list[str] = []
+        for i in reversed(ids[-longest - 1 :]):
+            if words[i] in starts:
+                return banned.get(tuple(reversed(begun)), [])
+            begun.append(words[i])
+        # the whole of a chain that has only begun is its first sentence
+        whole = len(begun) == len(ids)
+        return banned.get(tuple(reversed(begun)), []) if whole else []
+
+    return ban
