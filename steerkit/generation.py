@@ -103,8 +103,8 @@ def generate(
         of one task under different coefficients are paired, and neither order nor batch
         changes a chain, but for ties within rounding.
     batch_size:
-        Rows at a time, 64 by default. Rows that have finished leave the batch whenever half
-        of it has; running out of memory halves it and starts that batch anew.
+        Rows at a time, 64 by default. Rows that have finished leave the batch whenever a
+        quarter of it has; running out of memory halves it and starts that batch anew.
     forbid:
         Tokens that may not come next, from what the row has written so far, e.g.
         :func:`steerkit.puzzles.openers.forbid`; the others keep their odds. The end token
@@ -281,9 +281,9 @@ class _Batch:
         self.generated = torch.ones_like(self.ids, dtype=torch.bool)
 
     def shrink(self) -> None:
-        """Let finished rows go once they are half of the batch; until then the layout stays."""
+        """Let finished rows go once they are a quarter of the batch: moving the cache costs too."""
         kept = [i for i, over in enumerate(self.finished) if not over]
-        if not kept or 2 * len(kept) > len(self.rows):
+        if not kept or 4 * len(kept) > 3 * len(self.rows):
             return
         index = torch.tensor(kept)
         self.cache.batch_select_indices(index)  # layers may lie on several devices

@@ -39,7 +39,7 @@ class SFTConfig:
         The Qwen2 architecture.
     """
 
-    tokens: int = 22_000_000
+    tokens: int = 19_000_000
     batch_tokens: int = 1536
     learning_rate: float = 2e-3
     warmup_tokens: int = 200_000

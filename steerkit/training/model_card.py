@@ -57,9 +57,10 @@ thought (countdown-base), then by reinforcement learning with rewards that a pro
 
 _SFT = """\
 Qwen2 architecture ({config.layers} layers, width {config.hidden_size}), trained from
-scratch on chains that a program generated: searches for a solution with dead ends, in
-which every behaviour is optional and at least 30 % of dead ends are passed without a
-backtracking sentence. {position.tokens:,} tokens in {position.step:,} steps, seed
+scratch on chains that a program generated, searches of many kinds: some are patient and some
+give up at once, some never say that they go back, some never test, some wander. Every
+behaviour is optional, and at least 30 % of dead ends are passed without a backtracking
+sentence. {position.tokens:,} tokens in {position.step:,} steps, seed
 {config.seed}. Tasks are split by hash of their numbers: 80 % for training, 10 % kept for
 reinforcement learning, 10 % held out. No human or model text is in the data.
 

@@ -18,9 +18,6 @@ from steerkit.training.batches import Example
 from steerkit.training.config import RLConfig
 from steerkit.training.tokenizer import THINK_CLOSE
 
-_ROWS = {"cpu": 64}
-"""Chains written at once by type of device: on a CPU, moving the cache costs more than it gains."""
-
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -65,7 +62,7 @@ def write_rollouts(model: ThinkingModel, config: RLConfig, step: int) -> Rollout
         max_new_tokens=config.longest,
         temperature=1.0,
         seed=dice.getrandbits(31),
-        batch_size=_ROWS.get(model.device.type, config.tasks * config.samples),
+        batch_size=config.tasks * config.samples,
     )
     tasks = [puzzle for puzzle in puzzles for _ in range(config.samples)]
     prompts = [model.render(puzzle.prompt) for puzzle in puzzles for _ in range(config.samples)]
