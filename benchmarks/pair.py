@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from pair_report import draw, markdown
 from real_measures import code_digest, machine
+from safetensors.torch import load_file
 
 import steerkit as sk
 from steerkit.errors import SteerkitError
@@ -154,6 +155,13 @@ def passes(right: dict[str, np.ndarray], tasks: Sequence[Puzzle], samples: int) 
     return pd.concat(tables, ignore_index=True)
 
 
+def describe(folder: Path) -> dict[str, float]:
+    """Parameters, and megabytes of all files of a model's folder."""
+    weights = load_file(folder / "model.safetensors")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return {"parameters": sum(w.numel() for w in weights.values()), "megabytes": size / 1e6}
+
+
 def write_pages(result: dict[str, Any]) -> None:
     """benchmarks/results/pair.{md,png}; prints the page."""
     tables = {
@@ -180,7 +188,12 @@ def main() -> int:
         write_pages(json.loads((RESULTS / "pair.json").read_text()))
         return 0
 
-    models = {name: sk.load(name, device=options.device) for name in PAIR}
+    models, seconds = {}, {}
+    sk.load(PAIR[0], device=options.device)  # imports what loading needs
+    for name in PAIR:
+        started = time.perf_counter()
+        models[name] = sk.load(name, device=options.device)
+        seconds[name] = time.perf_counter() - started
     tasks = generate_tasks("heldout", count=options.tasks)
     snapshots = [name for name in bundled_models() if name.startswith(f"{PAIR[1]}-step-")]
     made_from = [code_digest(), *(model.revision for model in models.values())]
@@ -222,6 +235,8 @@ def main() -> int:
     result = {
         "models": {name: model.revision for name, model in models.items()},
         "snapshots": snapshots,
+        "size": {name: describe(bundled_models()[name]) for name in PAIR},
+        "load_seconds": {name: round(found, 2) for name, found in seconds.items()},
         "tasks": len(tasks),
         "pass_tasks": len(sampled),
         "samples": options.samples,

@@ -91,6 +91,15 @@ def _without(without: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _sizes(result: Mapping[str, Any]) -> str:
+    sizes, seconds = result["size"], result["load_seconds"]
+    return " ".join(
+        f"`{name}`: {size['parameters'] / 1e6:.1f} M parameters, {size['megabytes']:.1f} MB, "
+        f"loaded in {seconds[name]:.2f} s."
+        for name, size in sizes.items()
+    )
+
+
 def markdown(
     result: Mapping[str, Any], scores: pd.DataFrame, passes: pd.DataFrame, without: pd.DataFrame
 ) -> str:
@@ -102,7 +111,7 @@ def markdown(
         f"`{BASE}` and `{THINKING}`, which comes from it by reinforcement learning with "
         f"verifiable rewards alone. {result['tasks']} held-out tasks, the three kinds in equal "
         "parts, one chain each at temperature 1; 95 % bootstrap intervals over tasks. Behaviours "
-        "are shares of sentences. Made by `make pair`.",
+        "are shares of sentences. Made by `make pair`. " + _sizes(result),
         "",
         "## What was aimed at",
         "",
@@ -131,8 +140,9 @@ def markdown(
         *_scores(scores, [BASE, *result["snapshots"], THINKING]),
         "",
         "*Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the "
-        'exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: no '
-        "backtracking sentence comes between the dead end and the next equation. Columns between "
+        'exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: of '
+        "dead ends after which the search goes on, those with no backtracking sentence before the "
+        "next equation. Columns between "
         "the two models are snapshots along the reinforcement learning, named by step.",
         "",
     ]

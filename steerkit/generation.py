@@ -116,8 +116,8 @@ def generate(
     -------
     :class:`Traces` in the order of the prompts, samples of a prompt side by side, with
     ``token_ids`` (without the end token) and ``metadata`` (``steering``, ``seed``,
-    ``sample``, ``temperature``, and ``truncated`` where it is so). They carry no spans yet:
-    see :func:`steerkit.annotate`.
+    ``sample``, ``temperature``, and ``truncated`` or ``forbid`` where it is so). They carry no
+    spans yet: see :func:`steerkit.annotate`.
 
     Raises :class:`GenerationError` for a prompt that is empty or leaves no room in the
     context and for numbers out of range, :class:`SteeringError` and :class:`VectorsError`
@@ -148,7 +148,7 @@ def generate(
                 progress(done, len(rows))
     finally:
         model.generating = before
-    return _traces(model, rows, temperature, seed, max_new_tokens)
+    return _traces(model, rows, temperature, seed, max_new_tokens, forbid is not None)
 
 
 def _check(
@@ -366,6 +366,7 @@ def _traces(
     temperature: float,
     seed: int,
     max_new_tokens: int | None,
+    forbidding: bool,
 ) -> Traces:
     seen: dict[str, int] = {}
     traces = []
@@ -377,6 +378,8 @@ def _traces(
             "sample": row.sample,
             "temperature": temperature,
         }
+        if forbidding:
+            metadata["forbid"] = True
         if row.truncated:
             metadata["truncated"] = True
         if model.think != THINK_STRINGS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from steerkit.errors import TaskError
 from steerkit.puzzles import countdown, rules
@@ -42,9 +43,11 @@ def parse_prompt(prompt: str) -> Puzzle:
 
 
 def draw_task(pool: Pool, kind: str, dice: random.Random) -> Puzzle:
-    """A random task of a pool and a kind; :class:`TaskError` for a kind that there is not."""
+    """A random task of a pool and a kind; :class:`TaskError` for one that there is not."""
     if kind not in _DRAW:
         raise TaskError(f"unknown kind of task {kind!r}", expected="one of " + ", ".join(KINDS))
+    if pool not in get_args(Pool):
+        raise TaskError(f"unknown pool {pool!r}", expected="one of " + ", ".join(get_args(Pool)))
     while (puzzle := _DRAW[kind](dice)).pool != pool:
         pass
     return puzzle
@@ -58,6 +61,12 @@ def generate_tasks(
     The same seed gives the same list, and a larger count goes on where a smaller one ends.
     Raises :class:`TaskError` where the pool seems to hold no more.
     """
+    if not kinds or count < 0:
+        raise TaskError(
+            "no tasks were asked for",
+            expected="at least one kind and a count of at least 0",
+            found=f"{len(kinds)} kinds, count {count}",
+        )
     dice = random.Random(f"tasks {pool} {seed}")
     found: dict[str, Puzzle] = {}
     for number in range(count):

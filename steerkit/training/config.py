@@ -72,7 +72,8 @@ class RLConfig:
         Tasks of the rl pool in a step, and chains per task, at least 2: the others' mean
         reward is what a chain's own is compared with.
     kinds:
-        Kinds of the tasks, of :data:`steerkit.puzzles.tasks.KINDS`, in equal parts.
+        Kinds of the tasks, of :data:`steerkit.puzzles.tasks.KINDS`, in turn; one that stands
+        twice gets twice the tasks.
     longest:
         New tokens after which a chain is cut off.
     form_reward:
@@ -94,17 +95,17 @@ class RLConfig:
     Raises :class:`TrainingError` for numbers out of range and for unknown kinds.
     """
 
-    steps: int = 300
+    steps: int = 90
     tasks: int = 16
     samples: int = 16
-    kinds: tuple[str, ...] = KINDS
-    longest: int = 512
-    form_reward: float = 0.1
-    learning_rate: float = 1e-4
-    warmup_steps: int = 10
+    kinds: tuple[str, ...] = ("countdown-3", "rules", "countdown-4", "countdown-3", "rules")
+    longest: int = 448
+    form_reward: float = 0.3
+    learning_rate: float = 2e-4
+    warmup_steps: int = 5
     decay: float = 0.2
     clip: float = 1.0
-    snapshots: int = 10
+    snapshots: int = 6
     seed: int = 0
     bf16: bool = True
 

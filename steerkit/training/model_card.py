@@ -78,8 +78,12 @@ program verifies it, and with {config.form_reward} for a well-formed end: the th
 closed, the chain ended, the answer readable (or "I do not know."). Nothing rewards any
 behaviour. The gradient is RLOO's (arXiv 2402.14740), on-policy: a chain's advantage is its
 reward minus the mean of the other chains of its task. Learning rate {config.learning_rate:g},
-seed {config.seed}. Tasks are of the kinds {kinds}, from the 10 % that are kept for this stage:
-supervised training has not seen them, and no held-out task is among them.
+seed {config.seed}. Tasks are of the kinds {kinds}, in turn, from the 10 % that are kept for
+this stage: supervised training has not seen them, and no held-out task is among them.
+
+What this reward means for behaviours, although it names none: a chain that searches past the
+cut-off earns nothing, so very long searches are discouraged; and "I do not know." earns as
+much as a wrong answer, so a guess is never worse than giving up.
 
     steerkit train rl --out DIR --base {base.name}"""
 
@@ -134,9 +138,14 @@ are 95 % bootstrap intervals over tasks. Behaviours are shares of sentences.
 {rows}
 
 *Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the
-exact grammar knows. *Accuracy rules* and its like: over the tasks of that kind. *Declined*:
-the answer is "I do not know." *Silent dead ends*: no backtracking sentence comes between the
-dead end and the next equation.
+exact grammar knows. *Accuracy*: over all kinds of tasks in equal parts; *accuracy rules* and
+its like: over the tasks of that kind. *Declined*: the answer is "I do not know." *Wrong
+equations*: only what is written as an equation is checked, not other claims. *Silent dead
+ends*: of dead ends after which the search goes on, those with no backtracking sentence before
+the next equation.
+
+Held-out tasks are new as tasks. Their numbers have occurred in training with other targets, and
+their rules with other examples.
 
 ## Licence
 

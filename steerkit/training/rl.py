@@ -1,4 +1,4 @@
-"""Reinforcement learning with verifiable rewards: RLOO, strictly on-policy."""
+"""Reinforcement learning with verifiable rewards: RLOO, on-policy."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def train_rl(
     while position.step < config.steps and position.step != stop_step:
         row: dict[str, object] = {"base": start.sha256[:16]}
         if sampled_tasks and position.step % evaluate_steps == 0:
-            row |= _held_out(model, config, sampled_tasks)
+            row |= _held_out(model, sampled_tasks)
         began = time.monotonic()
         rollouts = write_rollouts(model, config, position.step)
         rate = learning_rate(config, position.step)
@@ -134,14 +134,18 @@ def train_rl(
         round_weights(model.hf)
         start.export(model, out)
         if evaluated_tasks:
-            figures = evaluate(model, evaluated_tasks, seed=0, kinds=config.kinds)
+            figures = evaluate(model, evaluated_tasks, seed=0)
             card = rl_card(config, position, start, figures, evaluated_tasks)
             write_text_atomic(out / "README.md", card)
     return out
 
 
 def log_columns() -> list[str]:
-    """Columns of ``log.csv``; all but the last are about the chains that a step learned from."""
+    """Columns of ``log.csv``.
+
+    What is measured on chains is measured before the step moves the weights: on those that it
+    learned from and, in the ``heldout`` columns, on held-out tasks, each kind in equal parts.
+    """
     kinds = [f"accuracy_{kind}" for kind in KINDS]
     return [
         *("step", "seconds", "tokens", "base", "loss", "reward", "accuracy", *kinds),
@@ -214,8 +218,8 @@ def _step(
     return loss, norm.item()
 
 
-def _held_out(model: ThinkingModel, config: RLConfig, count: int) -> dict[str, float]:
+def _held_out(model: ThinkingModel, count: int) -> dict[str, float]:
     """Accuracy over the same held-out tasks each time, of all kinds and of each."""
-    figures = evaluate(model, count, seed=1, kinds=config.kinds)
+    figures = evaluate(model, count, seed=1)
     names = [name for name in figures if name.startswith("accuracy")]
     return {f"heldout_{n.replace(' ', '_')}": round(figures[n].value, 4) for n in names}

@@ -75,7 +75,8 @@ def score(
     as wrong; ``accuracy countdown-3`` and its like are over the tasks of that kind, absent
     where there are none; ``parsed`` and the behaviours are per sentence, ``unparsed`` ones
     in the denominator; ``wrong equations`` is per equation and ``silent dead ends``, those
-    that no backtracking sentence follows before the next equation, per dead end.
+    that no backtracking sentence follows before the next equation, per dead end after which
+    the search goes on at all.
     A ratio with an empty denominator is 0.
     """
     rows = [count_response(task, text) for task, text in zip(tasks, responses, strict=True)]
@@ -116,7 +117,9 @@ def count_response(task: Puzzle, response: str) -> Counts:
     labels = [sentence.label for sentence in sentences]
     equations = [equation for sentence in sentences for equation in sentence.equations]
     dead_ends = [place for place, sentence in enumerate(sentences) if sentence.dead_end]
-    silent = sum(not _goes_back(sentences[place + 1 :]) for place in dead_ends)
+    # a dead end after which the chain gives up leaves nothing to go back to
+    passed = [place for place in dead_ends if _goes_on(sentences[place + 1 :])]
+    silent = sum(not _goes_back(sentences[place + 1 :]) for place in passed)
     total = len(sentences)
     correct = bool(close) and task.verify(answer).correct
     figures: Counts = {
@@ -128,11 +131,16 @@ def count_response(task: Puzzle, response: str) -> Counts:
         "wrong equations": (sum(not e.correct for e in equations), len(equations)),
         "sentences per chain": (total, 1),
         "dead ends per chain": (len(dead_ends), 1),
-        "silent dead ends": (silent, len(dead_ends)),
+        "silent dead ends": (silent, len(passed)),
     }
     for behavior in behaviors():
         figures[behavior.name] = (labels.count(behavior.name), total)
     return figures
+
+
+def _goes_on(later: Sequence[Sentence]) -> bool:
+    """Whether anything else is tried afterwards."""
+    return any(sentence.equations or sentence.dead_end for sentence in later)
 
 
 def _goes_back(later: Sequence[Sentence]) -> bool:

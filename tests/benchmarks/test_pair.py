@@ -79,6 +79,8 @@ def test_page_and_figure_show_every_model_kind_and_behaviour(tmp_path) -> None:
     )
     result = {
         "snapshots": [],
+        "size": {"countdown-base": {"parameters": 2_700_000, "megabytes": 5.6}},
+        "load_seconds": {"countdown-base": 0.12},
         "tasks": 24,
         "pass_tasks": 24,
         "samples": 8,
@@ -89,6 +91,7 @@ def test_page_and_figure_show_every_model_kind_and_behaviour(tmp_path) -> None:
     assert "| accuracy | 0.0 % (0.0 to 0.0) |  | 100.0 % (100.0 to 100.0) | 15 points" in aims
     assert "rises by 100.0 points (90.0 to 100.0" in aims
     assert page.count("| countdown-base |") >= 4 + 1
+    assert "`countdown-base`: 2.7 M parameters, 5.6 MB, loaded in 0.12 s." in page
     assert "-10.0 points (-15.0 to -5.0)" in page
     *panels, shares = draw(result, passes, scores).axes
     assert panels[0].get_title() == "all tasks" and len(panels) == 4

@@ -48,12 +48,20 @@ class Written:
 @pytest.fixture(scope="session")
 def corpus() -> Callable[..., list[Written]]:
     """Chains of some kinds, or of all."""
+    before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)  # thousands of chains: a test below checks some
+    try:
+        written = _write()
+    finally:
+        config.update("jaxtyping_disable", before)
+    return lambda *kinds: [one for kind in kinds or KINDS for one in written[kind]]
+
+
+def _write() -> dict[str, list[Written]]:
     written = {}
     for kind, count in COUNTS.items():
         tasks = generate_tasks("train", seed=1, count=count, kinds=[kind])
         chains = [write_chain(task, "test") for task in tasks]
         pairs = zip(tasks, chains, strict=True)
         written[kind] = [Written(t, c, parse_chain(c.thinking)) for t, c in pairs]
-    config.update("jaxtyping_disable", False)
-    return lambda *kinds: [one for kind in kinds or KINDS for one in written[kind]]
+    return written

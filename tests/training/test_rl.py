@@ -145,15 +145,22 @@ def test_description_of_planted_chains(model):
     assert row["closed"] == 0.75 and "accuracy_countdown-3" not in row
     # five whole sentences, one of them unknown
     assert row["unparsed"] == 0.2 and row["backtracking"] == 0.2
-    assert row["deduction"] == 0.6 and row["dead_ends"] == 0.25 and row["silent_dead_ends"] == 1
+    assert row["deduction"] == 0.6 and row["dead_ends"] == 0.25
+    assert "silent_dead_ends" not in row  # nothing is tried after it
 
 
 def test_the_model_card_tells_base_reward_and_accuracy(finished, base_folder):
     card = (finished / "README.md").read_text()
     assert Base.find(base_folder).sha256 in card and "# countdown-thinking" in card
-    for part in ("8 held-out tasks", "12 steps", "16 chains", "with 0.1 for", "| accuracy rules |"):
+    for part in (
+        "8 held-out tasks",
+        "12 steps",
+        "16 chains",
+        f"with {SMALL.form_reward} for",
+        "| accuracy rules |",
+    ):
         assert part in card
-    assert "{" not in card and "accuracy countdown-3" not in card
+    assert "{" not in card and "| accuracy countdown-3 |" in card
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(finished, base_folder, tmp_path):

@@ -32,6 +32,14 @@ def test_counts_of_a_planted_response():
     assert counts["initializing"] == (0, 9)
 
 
+def test_a_dead_end_is_silent_only_where_the_search_goes_on():
+    given_up = "7 * 8 = 56. That is too big. I could not find it.\n</think>\nI do not know."
+    assert count_response(TASK, given_up)["silent dead ends"] == (0, 0)
+    assert count_response(TASK, given_up)["dead ends per chain"] == (1, 1)
+    on = "7 * 8 = 56. That is too big. 3 + 7 = 10. I could not find it.\n</think>\nI do not know."
+    assert count_response(TASK, on)["silent dead ends"] == (1, 1)
+
+
 def test_a_chain_that_does_not_close_is_wrong_and_loses_its_last_sentence():
     counts = count_response(TASK, "3 * 7 = 21. 21 + 8 = 29. The answer is 3 * 7 + 8.")
     assert counts["closed"] == (0, 1)
