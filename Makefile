@@ -46,7 +46,7 @@ real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
 memory: $(READY) ## peak memory of collection at 200 and 2,000 chains
 	$(BIN)/python benchmarks/collection_memory.py
 
-models: $(READY) ## train the bundled pair again, into out/countdown-* (two to three hours)
+models: $(READY) ## train the bundled pair again, into out/countdown-* (90 minutes)
 	$(BIN)/steerkit train sft --out out/countdown-base
 	$(BIN)/steerkit train rl --base out/countdown-base --out out/countdown-thinking
 

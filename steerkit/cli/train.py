@@ -35,7 +35,7 @@ Train a thinking model by reinforcement learning with verified answers: the seco
 
 The model writes chains for new tasks; those with a correct answer become more likely, those
 without less, and nothing else is rewarded but a well-formed end. Without options this is
-the recipe of countdown-thinking; it takes hours on two cores. Every five minutes a
+the recipe of countdown-thinking; it takes about 40 minutes on two cores. Every five minutes a
 checkpoint is written. After an interruption the same command goes on from there, to the
 same weights."""
 
