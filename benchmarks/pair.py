@@ -40,13 +40,12 @@ from steerkit.plots import save_figure
 from steerkit.puzzles.openers import forbid
 from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
 from steerkit.resources import bundled_models
-from steerkit.training.scorecard import score
+from steerkit.training.scorecard import LONGEST, count_response, score
 
 RESULTS = Path(__file__).parent / "results"
 PAIR = ("countdown-base", "countdown-thinking")
 FORBIDDEN = ("backtracking", "uncertainty-estimation", "example-testing")
 KS = (1, 2, 4, 8, 16, 32, 64)
-LONGEST = 960
 
 
 def chains(
@@ -79,14 +78,8 @@ def scorecard(tasks: Sequence[Puzzle], responses: list[str], **names: object) ->
 
 def right_answers(tasks: Sequence[Puzzle], responses: list[str]) -> np.ndarray:
     """1 where the chain closed and its answer is right, ``[task]``."""
-    ends = [response.partition("</think>") for response in responses]
-    return np.array(
-        [
-            bool(closing) and task.verify(answer).correct
-            for task, (_, closing, answer) in zip(tasks, ends, strict=True)
-        ],
-        dtype=float,
-    )
+    counts = (count_response(task, text) for task, text in zip(tasks, responses, strict=True))
+    return np.array([found["accuracy"][0] for found in counts], dtype=float)
 
 
 def forbidding(

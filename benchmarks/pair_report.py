@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from steerkit.behaviors import behaviors
+from steerkit.training.scorecard import LONGEST
 
 BASE, THINKING = "countdown-base", "countdown-thinking"
 COLORS = {BASE: "#7f7f7f", THINKING: "#1f77b4"}
@@ -18,7 +19,7 @@ TITLES = {
     "countdown-4": "Countdown, 4 numbers",
     "rules": "rule induction",
 }
-_WHOLE = ("sentences per chain", "dead ends per chain", "tokens per chain")
+_WHOLE = ("sentences per chain", "dead ends per chain")
 ASKED: dict[str, tuple[str, str]] = {
     "closed": ("at least 95 %", "at least 99 %"),
     "parsed": ("at least 97 %", "at least 98 %"),
@@ -139,8 +140,8 @@ def markdown(
         "",
         *_scores(scores, [BASE, *result["snapshots"], THINKING]),
         "",
-        "*Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the "
-        'exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: of '
+        f"*Closed*: the chain ends with `</think>` within {LONGEST} tokens. *Parsed*: sentences that "
+        'the exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: of '
         "dead ends after which the search goes on, those with no backtracking sentence before the "
         "next equation. Columns between "
         "the two models are snapshots along the reinforcement learning, named by step.",

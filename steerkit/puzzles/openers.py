@@ -50,8 +50,10 @@ def forbid(label: str, tokenizer: Any) -> Callable[[Sequence[int]], list[int]]:
 
     For ``generate(..., forbid=...)`` with a bundled model and its tokenizer: the function
     takes the ids written so far and returns the ids of the tokens that would make the current
-    sentence one of ``label``. Only the openers are forbidden: whatever else the model would
-    say there keeps its odds. It does nothing to text that the grammar does not know.
+    sentence one of ``label``. Only the openers are forbidden. Where sentences of several kinds
+    begin alike, the ban comes after the words that they share, and what is left there is said
+    more often: an effect on accuracy is that of the ban, not of the behaviour alone. It does
+    nothing to text that the grammar does not know.
     """
     words = {i: piece.strip(" ") for piece, i in tokenizer.get_vocab().items()}
     spelled: dict[str, list[int]] = {}

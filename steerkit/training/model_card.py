@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from steerkit.training.base import Base
 from steerkit.training.checkpoints import Position, RLPosition
 from steerkit.training.config import RLConfig, SFTConfig
-from steerkit.training.scorecard import Figure
+from steerkit.training.scorecard import LONGEST, Figure
 
 _WHOLE = ("sentences per chain", "dead ends per chain")
 
@@ -36,7 +36,7 @@ def rl_card(
 
 def _card(name: str, what: str, made: str, figures: Mapping[str, Figure], tasks: int) -> str:
     rows = "\n".join(_row(figure, value) for figure, value in figures.items())
-    return _CARD.format(name=name, what=what, made=made, tasks=tasks, rows=rows)
+    return _CARD.format(name=name, what=what, made=made, tasks=tasks, rows=rows, longest=LONGEST)
 
 
 def _row(name: str, figure: Figure) -> str:
@@ -137,7 +137,7 @@ are 95 % bootstrap intervals over tasks. Behaviours are shares of sentences.
 |---|---|---|
 {rows}
 
-*Closed*: the chain ends with `</think>` within 960 tokens. *Parsed*: sentences that the
+*Closed*: the chain ends with `</think>` within {longest} tokens. *Parsed*: sentences that the
 exact grammar knows. *Accuracy*: over all kinds of tasks in equal parts; *accuracy rules* and
 its like: over the tasks of that kind. *Declined*: the answer is "I do not know." *Wrong
 equations*: only what is written as an equation is checked, not other claims. *Silent dead

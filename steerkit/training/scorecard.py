@@ -19,6 +19,10 @@ Counts = dict[str, tuple[int, int]]
 """(numerator, denominator) of every figure, for one response."""
 
 
+LONGEST = 960
+"""New tokens after which a chain that is measured is cut off."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """A ratio of sums over tasks, and the ends of its 95 % bootstrap interval over tasks."""
@@ -34,7 +38,7 @@ def sample_chains(
     *,
     seed: int = 0,
     temperature: float = 1.0,
-    max_new_tokens: int = 960,
+    max_new_tokens: int = LONGEST,
     batch_size: int | None = None,
 ) -> list[str]:
     """One response per task, by :func:`steerkit.generation.generate` as everywhere else.
