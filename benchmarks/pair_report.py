@@ -140,8 +140,9 @@ def markdown(
         "",
         *_scores(scores, [BASE, *result["snapshots"], THINKING]),
         "",
-        f"*Closed*: the chain ends with `</think>` within {LONGEST} tokens. *Parsed*: sentences that "
-        'the exact grammar knows. *Declined*: the answer is "I do not know." *Silent dead ends*: of '
+        f"*Closed*: the chain ends with `</think>` within {LONGEST} tokens. *Parsed*: sentences "
+        'that the exact grammar knows. *Declined*: the answer is "I do not know." '
+        "*Silent dead ends*: of "
         "dead ends after which the search goes on, those with no backtracking sentence before the "
         "next equation. Columns between "
         "the two models are snapshots along the reinforcement learning, named by step.",
