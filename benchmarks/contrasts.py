@@ -48,7 +48,13 @@ def main() -> int:
 
     def generate(term: sk.Term | None) -> list[list[str]]:
         return labels_of(
-            model.generate(tasks, steer=term, max_new_tokens=options.tokens, batch_size=128)
+            model.generate(
+                tasks,
+                steer=term,
+                max_new_tokens=options.tokens,
+                batch_size=256,
+                on_interrupt="raise",
+            )
         )
 
     plain = generate(None)
@@ -76,7 +82,7 @@ def main() -> int:
                         "split_half": float(direction.split_half[i]),
                         "shuffled": float(direction.split_half_shuffled[i]),
                         "coefficient": sign * options.coefficient,
-                        "change": change.mean,
+                        "change": change.value,
                         "low": change.low,
                         "high": change.high,
                         "parsed": 1 - unparsed / max(sentences, 1),

@@ -97,7 +97,13 @@ def generate(
         path = state / f"{name}{coefficient:+g}.csv"
         if not path.is_file():
             traces = sk.annotate(
-                model.generate(tasks, steer=term, max_new_tokens=tokens, batch_size=128)
+                model.generate(
+                    tasks,
+                    steer=term,
+                    max_new_tokens=tokens,
+                    batch_size=256,
+                    on_interrupt="raise",
+                )
             )
             table = pd.DataFrame([{"task": t.task_id, **counts(t)} for t in traces])
             table.insert(0, "coefficient", coefficient)
@@ -127,7 +133,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
             row[measure], row[f"{measure}_low"], row[f"{measure}_high"] = found
             if name != "none":
                 change = mean_interval(values - baseline[measure].astype(float))
-                row[f"{measure}_change"] = change.mean
+                row[f"{measure}_change"] = change.value
                 row[f"{measure}_change_low"] = change.low
                 row[f"{measure}_change_high"] = change.high
         rows.append(row)

@@ -5,10 +5,11 @@ verifier, both models on the same tasks:
 
 - a scorecard of both models, and of the snapshots along the RL run (600 tasks, one chain each);
 - pass@k for k = 1 to 64, unbiased, from 128 samples of 200 tasks;
-- accuracy with the sentences of one behaviour forbidden at sampling time: is it needed?
+- accuracy without the sentences of one behaviour, masked or resampled: are they needed?
 
-Results go to benchmarks/results/pair.{json,md,png} and pair_*.csv. Chains that are done are kept
-in out/pair, so an interrupted run goes on where it stopped (--fresh starts over).
+Results go to benchmarks/results/pair.{json,md,png} and pair_*.csv; those of a smaller run than
+the default stay in out/pair/results. Chains that are done are kept in out/pair, so an
+interrupted run goes on where it stopped (--fresh starts over).
 
     python benchmarks/pair.py
 """
@@ -26,44 +27,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pair_without
 import pandas as pd
 from pair_report import draw, markdown
+from pair_without import chains, right_answers, without
 from real_measures import code_digest, machine
 from safetensors.torch import load_file
 
 import steerkit as sk
 from steerkit.errors import SteerkitError
-from steerkit.evaluation.pass_at_k import pass_table
+from steerkit.evaluation.pass_at_k import pass_at_k, pass_table
 from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
-from steerkit.puzzles.openers import forbid
 from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
 from steerkit.resources import bundled_models
-from steerkit.training.scorecard import LONGEST, count_response, score
+from steerkit.training.scorecard import LONGEST, score
 
 RESULTS = Path(__file__).parent / "results"
 PAIR = ("countdown-base", "countdown-thinking")
-FORBIDDEN = ("backtracking", "uncertainty-estimation", "example-testing")
 KS = (1, 2, 4, 8, 16, 32, 64)
-
-
-def chains(
-    model: sk.ThinkingModel, tasks: Sequence[Puzzle], path: Path, forbidden: str | None = None
-) -> list[str]:
-    """One response a task; read from ``path`` where an earlier run has written them."""
-    if not path.is_file():
-        started = time.perf_counter()
-        ban = None if forbidden is None else forbid(forbidden, model.tokenizer)
-        written = model.generate(
-            [task.to_task() for task in tasks],
-            max_new_tokens=LONGEST,
-            batch_size=192,
-            forbid=ban,
-        )
-        sk.write_traces(written, path)
-        print(f"{path.stem}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return [trace.response for trace in sk.read_traces(path)]
 
 
 def scorecard(tasks: Sequence[Puzzle], responses: list[str], **names: object) -> pd.DataFrame:
@@ -73,34 +56,6 @@ def scorecard(tasks: Sequence[Puzzle], responses: list[str], **names: object) ->
         {**names, "figure": name, "value": f.value, "low": f.low, "high": f.high}
         for name, f in figures.items()
     ]
-    return pd.DataFrame(rows)
-
-
-def right_answers(tasks: Sequence[Puzzle], responses: list[str]) -> np.ndarray:
-    """1 where the chain closed and its answer is right, ``[task]``."""
-    counts = (count_response(task, text) for task, text in zip(tasks, responses, strict=True))
-    return np.array([found["accuracy"][0] for found in counts], dtype=float)
-
-
-def forbidding(
-    models: dict[str, sk.ThinkingModel], tasks: Sequence[Puzzle], state: Path
-) -> pd.DataFrame:
-    """Accuracy with one behaviour's openers forbidden, and its paired change."""
-    rows = []
-    for name, model in models.items():
-        plain = right_answers(tasks, chains(model, tasks, state / f"{name}.jsonl"))
-        for label in FORBIDDEN:
-            path = state / f"{name}-without-{label}.jsonl"
-            responses = chains(model, tasks, path, forbidden=label)
-            found = right_answers(tasks, responses)
-            accuracy, change = mean_interval(found), mean_interval(found - plain)
-            figures = score(tasks, responses)
-            row = {"model": name, "forbidden": label, "left": figures[label].value}
-            row |= {"accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high}
-            row |= {"change": change.mean, "change_low": change.low, "change_high": change.high}
-            row["closed"] = figures["closed"].value
-            row["sentences"] = figures["sentences per chain"].value
-            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -118,8 +73,9 @@ def counts_of_right(
                 [task.to_task() for task in part],
                 samples=samples,
                 max_new_tokens=LONGEST,
-                batch_size=320,
+                batch_size=1280,
                 seed=1,
+                on_interrupt="raise",
             )
             repeated = [task for task in part for _ in range(samples)]
             right = right_answers(repeated, [trace.response for trace in written])
@@ -148,6 +104,20 @@ def passes(right: dict[str, np.ndarray], tasks: Sequence[Puzzle], samples: int) 
     return pd.concat(tables, ignore_index=True)
 
 
+def gains(right: dict[str, np.ndarray], tasks: Sequence[Puzzle], samples: int) -> pd.DataFrame:
+    """pass@k of the thinking model minus that of the base model, paired by task."""
+    base, thinking = (right[name] for name in PAIR)
+    rows = []
+    for kind in ("all", *KINDS):
+        chosen = [kind in ("all", task.kind) for task in tasks]
+        for k in [k for k in KS if 2 * k <= samples]:
+            pair = (pass_at_k(counts[chosen], samples, k) for counts in (thinking, base))
+            change = mean_interval(np.subtract(*pair))
+            rows.append({"kind": kind, "k": k, "change": change.value})
+            rows[-1] |= {"low": change.low, "high": change.high}
+    return pd.DataFrame(rows)
+
+
 def describe(folder: Path) -> dict[str, float]:
     """Parameters, and megabytes of all files of a model's folder."""
     weights = load_file(folder / "model.safetensors")
@@ -155,14 +125,13 @@ def describe(folder: Path) -> dict[str, float]:
     return {"parameters": sum(w.numel() for w in weights.values()), "megabytes": size / 1e6}
 
 
-def write_pages(result: dict[str, Any]) -> None:
-    """benchmarks/results/pair.{md,png}; prints the page."""
-    tables = {
-        name: pd.read_csv(RESULTS / f"pair_{name}.csv") for name in ("scores", "passes", "without")
-    }
+def write_pages(result: dict[str, Any], folder: Path) -> None:
+    """pair.{md,png} of a folder of results; prints the page."""
+    names = ("scores", "passes", "gains", "without")
+    tables = {name: pd.read_csv(folder / f"pair_{name}.csv") for name in names}
     page = markdown(result, **tables)
-    write_text_atomic(RESULTS / "pair.md", page)
-    save_figure(draw(result, tables["passes"], tables["scores"]), RESULTS / "pair.png")
+    write_text_atomic(folder / "pair.md", page)
+    save_figure(draw(result, tables["passes"], tables["scores"]), folder / "pair.png")
     print(page)
 
 
@@ -178,7 +147,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.report:
-        write_pages(json.loads((RESULTS / "pair.json").read_text()))
+        write_pages(json.loads((RESULTS / "pair.json").read_text()), RESULTS)
         return 0
 
     models, seconds = {}, {}
@@ -188,9 +157,11 @@ def main() -> int:
         models[name] = sk.load(name, device=options.device)
         seconds[name] = time.perf_counter() - started
     tasks = generate_tasks("heldout", count=options.tasks)
-    snapshots = [name for name in bundled_models() if name.startswith(f"{PAIR[1]}-step-")]
-    made_from = [code_digest(), *(model.revision for model in models.values())]
-    made_from += [options.tasks, options.pass_tasks, options.samples]
+    steps = [name for name in bundled_models() if name.startswith(f"{PAIR[1]}-step-")]
+    snapshots = {name: sk.load(name, device=options.device) for name in steps}
+    made_from = [code_digest(), *(m.revision for m in (models | snapshots).values())]
+    made_from += [path.read_text() for path in (Path(__file__), Path(pair_without.__file__))]
+    made_from += [options.tasks, options.pass_tasks, options.samples, options.device]
     mark = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     state = Path("out") / "pair"
     stamp = state / "made-from.sha256"
@@ -198,18 +169,16 @@ def main() -> int:
         shutil.rmtree(state, ignore_errors=True)
         write_text_atomic(stamp, mark)
 
+    def path(*names: str) -> Path:
+        return state / ("-".join(names) + ".jsonl")
+
     scores = [
-        scorecard(tasks, chains(model, tasks, state / f"{name}.jsonl"), model=name)
-        for name, model in models.items()
+        scorecard(tasks, chains(model, tasks, path(name)), model=name)
+        for name, model in (models | snapshots).items()
     ]
-    for name in snapshots:
-        snapshot = sk.load(name, device=options.device)
-        responses = chains(snapshot, tasks, state / f"{name}.jsonl")
-        scores.append(scorecard(tasks, responses, model=name))
-    without = forbidding(models, tasks, state)
+    forbidden = without(models, tasks, path)
     first, second = (
-        right_answers(tasks, chains(model, tasks, state / f"{name}.jsonl"))
-        for name, model in models.items()
+        right_answers(tasks, chains(model, tasks, path(name))) for name, model in models.items()
     )
     gain = mean_interval(second - first)
     sampled = generate_tasks("heldout", seed=2, count=options.pass_tasks)
@@ -220,24 +189,28 @@ def main() -> int:
     tables = {
         "scores": pd.concat(scores, ignore_index=True),
         "passes": passes(right, sampled, options.samples),
-        "without": without,
+        "gains": gains(right, sampled, options.samples),
+        "without": forbidden,
     }
+    full = (options.tasks, options.pass_tasks, options.samples) == (600, 200, 128)
+    folder = RESULTS if full else state / "results"
     for name, table in tables.items():
         text = table.round(4).to_csv(index=False)
-        write_text_atomic(RESULTS / f"pair_{name}.csv", text)
+        write_text_atomic(folder / f"pair_{name}.csv", text)
     result = {
         "models": {name: model.revision for name, model in models.items()},
-        "snapshots": snapshots,
+        "snapshots": {name: model.revision for name, model in snapshots.items()},
         "size": {name: describe(bundled_models()[name]) for name in PAIR},
         "load_seconds": {name: round(found, 2) for name, found in seconds.items()},
         "tasks": len(tasks),
         "pass_tasks": len(sampled),
         "samples": options.samples,
-        "gain": {"mean": gain.mean, "low": gain.low, "high": gain.high},
+        "gain": {"mean": gain.value, "low": gain.low, "high": gain.high},
+        "device": options.device,
         "machine": machine(),
     }
-    write_text_atomic(RESULTS / "pair.json", json.dumps(result, indent=1) + "\n")
-    write_pages(result)
+    write_text_atomic(folder / "pair.json", json.dumps(result, indent=1) + "\n")
+    write_pages(result, folder)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pair_without import TRIES
 
 from steerkit.behaviors import behaviors
 from steerkit.training.scorecard import LONGEST
@@ -20,6 +21,7 @@ TITLES = {
     "rules": "rule induction",
 }
 _WHOLE = ("sentences per chain", "dead ends per chain")
+_SHOWN = ("closed", "parsed", "declined", *_WHOLE, "silent dead ends")
 ASKED: dict[str, tuple[str, str]] = {
     "closed": ("at least 95 %", "at least 99 %"),
     "parsed": ("at least 97 %", "at least 98 %"),
@@ -75,20 +77,51 @@ def _passes(passes: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _gains(gains: pd.DataFrame) -> list[str]:
+    ks = sorted(gains["k"].unique())
+    lines = ["| tasks | " + " | ".join(f"k = {k}" for k in ks) + " |"]
+    lines.append("|---|" + "---|" * len(ks))
+    for kind, title in TITLES.items():
+        part = gains[gains["kind"] == kind].set_index("k")
+        cells = [
+            f"{100 * part.loc[k, 'change']:+.0f} ({100 * part.loc[k, 'low']:+.0f} to "
+            f"{100 * part.loc[k, 'high']:+.0f})"
+            for k in ks
+        ]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _change(row: pd.Series) -> str:
+    low, high = 100 * row["change_low"], 100 * row["change_high"]
+    return f"{100 * row['change']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def _without(without: pd.DataFrame) -> list[str]:
+    """Accuracy without a behaviour, over all tasks; then the changes by kind of task."""
+    whole = without[without["kind"] == "all"]
     lines = [
-        "| model | forbidden | share left | accuracy | change, paired | closed "
-        "| sentences per chain |",
-        "|---|---|---|---|---|---|---|",
+        "| model | without | how | left | accuracy | change in points | p, Holm | stuck |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for _, row in without.iterrows():
-        lines.append(
-            f"| {row['model']} | {row['forbidden']} | {100 * row['left']:.1f} % "
-            f"| {100 * row['accuracy']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f}) "
-            f"| {100 * row['change']:+.1f} points ({100 * row['change_low']:+.1f} to "
-            f"{100 * row['change_high']:+.1f}) | {100 * row['closed']:.1f} % "
-            f"| {row['sentences']:.1f} |"
-        )
+    for _, row in whole.iterrows():
+        cells = [row["model"], row["forbidden"], row["way"], f"{100 * row['left']:.1f} %"]
+        cells.append(_cell(row.rename({"accuracy": "value"}), "accuracy"))
+        cells += [_change(row), f"{row['holm']:.4f}", f"{row['stuck']:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    kinds = list(TITLES)[1:]
+    lines += ["", "Changes in points by kind of task, and what else is different:", ""]
+    titles = [TITLES[kind] for kind in kinds] + list(_SHOWN)
+    lines.append("| model | without | how | " + " | ".join(titles) + " |")
+    lines.append("|---|---|---|" + "---|" * len(titles))
+    named = without.set_index(["model", "forbidden", "way", "kind"])
+    for _, row in whole.iterrows():
+        key = (row["model"], row["forbidden"], row["way"])
+        cells = [*key, *(_change(named.loc[(*key, kind)]) for kind in kinds)]
+        cells += [
+            f"{row[name]:.1f}" if name in _WHOLE else f"{100 * row[name]:.1f} %" for name in _SHOWN
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -102,7 +135,11 @@ def _sizes(result: Mapping[str, Any]) -> str:
 
 
 def markdown(
-    result: Mapping[str, Any], scores: pd.DataFrame, passes: pd.DataFrame, without: pd.DataFrame
+    result: Mapping[str, Any],
+    scores: pd.DataFrame,
+    passes: pd.DataFrame,
+    gains: pd.DataFrame,
+    without: pd.DataFrame,
 ) -> str:
     """The results as a page."""
     gain = result["gain"]
@@ -111,7 +148,8 @@ def markdown(
         "",
         f"`{BASE}` and `{THINKING}`, which comes from it by reinforcement learning with "
         f"verifiable rewards alone. {result['tasks']} held-out tasks, the three kinds in equal "
-        "parts, one chain each at temperature 1; 95 % bootstrap intervals over tasks. Behaviours "
+        "parts, one chain each at temperature 1; 95 % intervals over tasks (Wilson's for shares "
+        "of chains, bootstrap for the rest). Behaviours "
         "are shares of sentences. Made by `make pair`. " + _sizes(result),
         "",
         "## What was aimed at",
@@ -126,15 +164,24 @@ def markdown(
         *_passes(passes),
         "",
         f"Unbiased estimates from {result['samples']} chains for each of {result['pass_tasks']} "
-        "tasks.",
+        "tasks. Thinking model minus base model, in points, paired by task:",
         "",
-        "## Is a behaviour needed?",
+        *_gains(gains),
+        "",
+        "## Is the sentence needed?",
         "",
         *_without(without),
         "",
-        "The words that begin a sentence of the behaviour are forbidden while sampling; every "
-        "other word keeps its odds. *Share left*: sentences of the behaviour that are still there. "
-        "The change is that of accuracy against the same model, tasks and noise.",
+        "*masked*: the words by which a sentence shows that it will be one of the behaviour get "
+        "no chance while sampling. Where sentences of several kinds begin alike, the ban comes "
+        "after the words that they share, and what is left there is said more often: the change "
+        "is that of the ban, not of the behaviour alone. *resampled*: a sentence of the behaviour "
+        "is thrown away and sampled again, so that every sentence is one the model might have "
+        f"written there; a chain that writes it {TRIES} times running at one place is *stuck* and "
+        "counts as wrong. *left*: share of sentences that are still of the behaviour. Changes are "
+        "of accuracy against the same model and tasks, left alone; p is that of a paired "
+        "sign-flip test over tasks, Holm-adjusted over all rows of the first table. What is "
+        "forbidden is the sentence, not the act: a model may go back, doubt or test in silence.",
         "",
         "## Everything that was counted",
         "",

@@ -288,6 +288,7 @@ def steering(
             steer=[row for _ in tasks for row in rows],
             max_new_tokens=tokens,
             temperature=0.0,
+            on_interrupt="raise",
         )
         spent["seconds"] += time.perf_counter() - started
         spent["tokens"] += sum(len(trace.token_ids or ()) for trace in written)

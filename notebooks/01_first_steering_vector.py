@@ -180,13 +180,13 @@ for name, color, shift in (("backtracking", "#D55E00", -0.012), ("random", "#777
     for coefficient in (-0.4, 0.4):
         change = mean_interval(table[name, coefficient] - unsteered)
         print(
-            f"{name:12} {coefficient:+.1f}: {change.mean:+.2f} sentences per chain "
+            f"{name:12} {coefficient:+.1f}: {change.value:+.2f} sentences per chain "
             f"({change.low:+.2f} to {change.high:+.2f})"
         )
         axes.errorbar(
             coefficient + shift,
-            change.mean,
-            [[change.mean - change.low], [change.high - change.mean]],
+            change.value,
+            [[change.value - change.low], [change.high - change.value]],
             color=color,
             marker="o",
             capsize=4,

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
-import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int8, Int64
 from torch import Tensor
 
+from steerkit.decoding import Decoder, Row, phase_after, spell
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel, check_length
-from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
-from steerkit.sampling import Noise, choose, row_key
+from steerkit.positions import PROMPT, THINK
+from steerkit.sampling import Noise, Sampling, choose
 from steerkit.steering import RowSteering, Steering, rows_of
-from steerkit.streaming import Progress, halves, out_of_memory
+from steerkit.stopping import Stop, Until, closing_ids
+from steerkit.streaming import Progress
 from steerkit.tasks import Task, task_hash
 from steerkit.traces import THINK as THINK_STRINGS
 from steerkit.traces import Trace, Traces
-from steerkit.vectors import Terms
 
 OnToken = Callable[[int, int, str], None]
 """Called with the row, the number of tokens before this one, and the text it adds."""
@@ -34,37 +30,13 @@ OnToken = Callable[[int, int, str], None]
 Forbid = Callable[[Sequence[int]], Collection[int]]
 """From the ids that a row has written so far to the ids that may not come next."""
 
+Prefix = str | Sequence[str | Sequence[int] | None] | None
+"""What responses begin with: one text for all, or one entry per prompt."""
+
 LONGEST = 1024
 """New tokens per chain where nothing else is asked for, or what the context leaves if less."""
 BATCH = 64
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Row:
-    """One chain while it is written."""
-
-    number: int
-    task: Task
-    sample: int
-    terms: Terms
-    prompt: list[int]
-    limit: int
-    start: int
-    phase: int = field(init=False)
-    ids: list[int] = field(init=False)
-    truncated: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget everything written."""
-        self.ids, self.phase, self.truncated = [], self.start, False
-
-    @cached_property
-    def key(self) -> int:
-        return row_key(self.task.prompt, self.sample)
 
 
 def generate(
@@ -75,11 +47,19 @@ def generate(
     samples: int = 1,
     max_new_tokens: int | None = None,
     temperature: float = 1.0,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
+    until: Until = "end",
+    thinking_budget: int | None = None,
+    force_answer: bool | str = False,
+    prefix: Prefix = None,
     forbid: Forbid | None = None,
+    batch_size: int | None = None,
     on_token: OnToken | None = None,
     progress: Progress | None = None,
+    on_interrupt: Literal["return", "raise"] = "return",
 ) -> Traces:
     """Write a chain for every prompt, steered or not.
 
@@ -96,64 +76,126 @@ def generate(
     max_new_tokens:
         Where a chain is cut off and marked ``truncated``; by default 1024, or what the
         context leaves.
-    temperature:
-        The softmax's; 0 is greedy.
+    temperature, top_p, top_k, min_p:
+        The softmax's temperature, 0 being greedy, and filters of what may be sampled, applied
+        in this order: the ``top_k`` likeliest tokens, the likeliest that together hold
+        ``top_p``, those at least ``min_p`` times as likely as the likeliest
+        (:class:`steerkit.sampling.Sampling`).
     seed:
         Of the noise. Task, sample and step alone decide what noise a token sees, so chains
         of one task under different coefficients are paired, and neither order nor batch
         changes a chain, but for ties within rounding.
-    batch_size:
-        Rows at a time, 64 by default. Rows that have finished leave the batch whenever a
-        quarter of it has; running out of memory halves it and starts that batch anew.
+    until:
+        Where a chain ends before its own end: after the closing think string (``think``),
+        with the first line of its answer or a closed ``\\boxed{...}`` (``answer``), or where a
+        function of the response so far says so.
+    thinking_budget, force_answer:
+        Thinking tokens after which a chain is cut off and marked ``truncated``. With
+        ``force_answer`` a line break and the closing think string are written for it instead
+        (or the text that is given, which must hold that string), it goes on to its answer,
+        and the trace is marked ``forced_answer`` (budget forcing: Muennighoff et al. 2025,
+        arXiv 2501.19393).
+    prefix:
+        What the response already begins with: text for all prompts, or a list with one text,
+        one sequence of token ids, or ``None`` per prompt. The chain goes on from there as if
+        it had written that itself: the prefix is part of the response and of its phases, is
+        steered where its positions are, and its tokens count as steps for the noise. Text is
+        tokenized by itself, as the response of a trace is.
     forbid:
         Tokens that may not come next, from what the row has written so far, e.g.
         :func:`steerkit.puzzles.openers.forbid`; the others keep their odds. The end token
         should stay allowed.
+    batch_size:
+        Rows at a time, 64 by default. Rows that finish leave the batch and waiting rows take
+        their places; running out of memory halves it and goes on.
     on_token, progress:
-        Called after every token, and after every batch.
+        Called after every token, and whenever chains are finished.
+    on_interrupt:
+        Ctrl-C returns the chains that are finished, with ``traces.interrupted`` set, or
+        raises ``KeyboardInterrupt`` as it does when none is.
 
     Returns
     -------
     :class:`Traces` in the order of the prompts, samples of a prompt side by side, with
     ``token_ids`` (without the end token) and ``metadata`` (``steering``, ``seed``,
-    ``sample``, ``temperature``, and ``truncated`` or ``forbid`` where it is so). They carry no
+    ``sample``, ``temperature``, and filters, ``truncated``, ``forbid``, ``forced_answer`` or
+    ``prefix_tokens`` where it is so). They carry no
     spans yet: see :func:`steerkit.annotate`.
 
     Raises :class:`GenerationError` for a prompt that is empty or leaves no room in the
     context and for numbers out of range, :class:`SteeringError` and :class:`VectorsError`
     for terms that cannot be applied. Whatever happens, no hook stays behind.
     """
-    _check(samples, max_new_tokens, temperature, batch_size)
-    temperature, seed = float(temperature), int(seed)  # numpy's numbers are no JSON
+    _check(samples, max_new_tokens, batch_size)
+    # numpy's numbers are no JSON
+    sampling = Sampling(temperature, top_p=top_p, top_k=top_k, min_p=min_p)
+    seed = int(seed)
     max_new_tokens = None if max_new_tokens is None else int(max_new_tokens)
-    rows = _rows(model, prompts, steer, samples, max_new_tokens)
+    text = force_answer if isinstance(force_answer, str) else f"\n{model.think[1]}\n"
+    if force_answer and thinking_budget is None:
+        raise GenerationError("an answer is forced when a budget is spent", fix="thinking_budget")
+    stop = Stop(until, thinking_budget, closing_ids(model, text) if force_answer else ())
+    rows = _rows(model, prompts, steer, prefix, samples, max_new_tokens)
     RowSteering(model, [row.terms for row in rows])  # refuses misfits before anything runs
-    waiting = [
-        rows[i : i + (batch_size or BATCH)] for i in range(0, len(rows), batch_size or BATCH)
-    ]
-    done, before = 0, model.generating
+
+    def take(row: Row, token: int) -> None:
+        before = len(row.ids)
+        shown = _shown(model, row.ids) if on_token is not None else ""
+        stop.take(model, row, token)
+        if on_token is not None and len(row.ids) > before:
+            # a character whose bytes are not all there yet is shown with its last token
+            on_token(row.number, before, _shown(model, row.ids)[len(shown) :])
+
+    decoder = Decoder(model, rows, batch_size or BATCH, _chooser(sampling, seed, forbid), take)
+    before, interrupted, done = model.generating, False, 0
     model.generating = True
     try:
-        while waiting:
-            batch = waiting.pop(0)
-            try:
-                _write(model, batch, temperature, seed, forbid, on_token)
-            except (torch.OutOfMemoryError, RuntimeError) as problem:
-                if not out_of_memory(problem):
-                    raise
-                waiting[:0] = _halved(batch)
-                continue
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(rows))
+        for finished in decoder.run():
+            if progress is not None and finished > done:
+                progress(finished, len(rows))
+            done = finished
+    except KeyboardInterrupt:
+        interrupted = any(row.ended for row in rows)
+        if on_interrupt == "raise" or not interrupted:
+            raise
+        over = sum(bool(row.ended) for row in rows)
+        _log.warning("interrupted: %d of %d chains are finished and kept", over, len(rows))
     finally:
         model.generating = before
-    return _traces(model, rows, temperature, seed, max_new_tokens, forbid is not None)
+    rows = [row for row in rows if row.ended]
+    traces = _traces(model, rows, sampling, seed, max_new_tokens, forbid is not None)
+    traces.interrupted = interrupted
+    return traces
 
 
-def _check(
-    samples: int, max_new_tokens: int | None, temperature: float, batch_size: int | None
-) -> None:
+def _chooser(
+    sampling: Sampling, seed: int, forbid: Forbid | None
+) -> Callable[[Tensor, Sequence[Row]], list[int]]:
+    """Next tokens of rows: what is forced on them, or what sampling gives."""
+    noise: Noise | None = None
+
+    def choose_next(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+        nonlocal noise
+        if forbid is not None:
+            for place, row in enumerate(rows):
+                logits[place, list(forbid(row.ids))] = -torch.inf
+        if sampling.temperature > 0 and noise is None:
+            noise = Noise(seed, logits.shape[1], logits.device)
+        keys = np.array([row.key for row in rows], dtype=np.uint64)
+        tokens = choose(logits, sampling, noise, keys, [len(row.ids) for row in rows]).tolist()
+        return [
+            row.forced.pop(0) if row.forced else token
+            for row, token in zip(rows, tokens, strict=True)
+        ]
+
+    return choose_next
+
+
+def _shown(model: ThinkingModel, ids: Sequence[int]) -> str:
+    return spell(model, ids).rstrip("\ufffd")
+
+
+def _check(samples: int, max_new_tokens: int | None, batch_size: int | None) -> None:
     for name, value in (
         ("samples", samples),
         ("max_new_tokens", max_new_tokens),
@@ -161,36 +203,62 @@ def _check(
     ):
         if value is not None and value < 1:
             raise GenerationError(f"{name} is out of range", expected="at least 1", found=value)
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise GenerationError(
-            "the temperature is out of range", expected="0 (greedy) or more", found=temperature
-        )
 
 
 def _rows(
     model: ThinkingModel,
     prompts: str | Task | Sequence[str | Task],
     steer: Steering,
+    prefix: Prefix,
     samples: int,
     max_new_tokens: int | None,
-) -> list[_Row]:
+) -> list[Row]:
     listed = [prompts] if isinstance(prompts, str | Task) else list(prompts)
     if not listed:
         raise GenerationError("no prompt to answer", expected="at least one")
-    rows: list[_Row] = []
-    for place, (entry, terms) in enumerate(zip(listed, rows_of(steer, len(listed)), strict=True)):
+    rows: list[Row] = []
+    parts = zip(
+        listed, rows_of(steer, len(listed)), _prefixes(model, prefix, len(listed)), strict=True
+    )
+    for place, (entry, terms, begun) in enumerate(parts):
         task = _task(entry, f"prompt {place}")
         prompt = model.render(task.prompt)
         model.check_ids(prompt, f"prompt {place}")
-        room = LONGEST if model.context is None else model.context - len(prompt)
+        taken = len(prompt) + len(begun)
+        room = LONGEST if model.context is None else model.context - taken
         limit = max_new_tokens or max(min(LONGEST, room), 1)
-        check_length(model, len(prompt), limit, f"prompt {place}")
-        start = PROMPT if model.waits_for_opening else THINK
+        check_length(model, taken, limit, f"prompt {place}")
+        phases = [PROMPT if model.waits_for_opening else THINK]
+        for length in range(1, len(begun) + 1):
+            phases.append(phase_after(model, phases[-1], begun[:length]))
         rows += [
-            _Row(len(rows) + sample, task, sample, terms, prompt, limit, start)
+            Row(len(rows) + sample, task, sample, terms, prompt, limit, begun, list(phases))
             for sample in range(samples)
         ]
     return rows
+
+
+def _prefixes(model: ThinkingModel, prefix: Prefix, prompts: int) -> list[list[int]]:
+    """Token ids of every prompt's prefix."""
+    listed = [prefix] * prompts if prefix is None or isinstance(prefix, str) else list(prefix)
+    if len(listed) != prompts:
+        raise GenerationError(
+            "the list of prefixes does not match the prompts",
+            expected=f"{prompts} entries, one per prompt",
+            found=len(listed),
+        )
+    found = []
+    for place, entry in enumerate(listed):
+        if isinstance(entry, str):
+            options = {"add_special_tokens": False, "verbose": False}
+            ids = list(model.tokenizer(entry, **options)["input_ids"])
+        else:
+            ids = [int(i) for i in entry or ()]
+        model.check_ids(ids, f"prefix {place}")
+        if any(i in model.eos_ids for i in ids):
+            raise GenerationError("the prefix holds an end token", where=f"prefix {place}")
+        found.append(ids)
+    return found
 
 
 def _task(entry: object, where: str) -> Task:
@@ -211,159 +279,10 @@ def _task(entry: object, where: str) -> Task:
     return Task(id=f"prompt-{task_hash(prompt)[:8]}", prompt=prompt)
 
 
-def _halved(batch: list[_Row]) -> list[list[_Row]]:
-    if len(batch) == 1:
-        raise GenerationError(
-            "one row alone does not fit in memory",
-            found=f"{len(batch[0].prompt)} tokens of prompt, {batch[0].limit} to be generated",
-            where=f"task {batch[0].task.id!r}",
-            fix="lower max_new_tokens, or use a smaller dtype or another device",
-        )
-    _log.warning("out of memory at %d rows: halved", len(batch))
-    for row in batch:
-        row.restart()
-    return halves(batch)
-
-
-class _Batch:
-    """Tensors of the rows that are still being written, and where they stand."""
-
-    def __init__(self, model: ThinkingModel, rows: list[_Row]) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.rows = model, list(rows)
-        self.steering = RowSteering(model, [row.terms for row in rows])
-        self.cache = DynamicCache(config=model.hf.config)
-        self.finished = [False] * len(rows)
-        width = max(len(row.prompt) for row in rows)
-        self.ids: Int64[Tensor, "row position"] = torch.full((len(rows), width), model.pad_id)
-        self.mask = torch.zeros(len(rows), width, dtype=torch.int64)
-        self.phase: Int8[Tensor, "row position"] = torch.full_like(self.mask, PAD).to(torch.int8)
-        self.generated: Bool[Tensor, "row position"] = self.mask.bool()
-        for number, row in enumerate(rows):
-            start = width - len(row.prompt)
-            self.ids[number, start:] = torch.tensor(row.prompt)
-            self.mask[number, start:] = 1
-            self.phase[number, start:] = PROMPT
-            self.phase[number, -1] = row.phase
-        self.generated[:, -1] = True
-        accepted = inspect.signature(model.hf.forward).parameters
-        # transformers renames the argument: the old name warns from 5.24 on
-        name = "cache" if "cache" in accepted else "past_key_values"
-        self._arguments: dict[str, Any] = {name: self.cache, "use_cache": True}
-        if "logits_to_keep" in accepted:
-            self._arguments["logits_to_keep"] = 1
-        self._vocabulary = len(model.tokenizer)
-
-    def logits(self) -> Tensor:
-        """One forward pass over what is new; float32 logits of the next token of every row."""
-        device = self.model.device
-        places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
-        self.steering.place(self.phase, self.generated)
-        output = self.model.hf(
-            input_ids=self.ids.to(device),
-            attention_mask=self.mask.to(device),
-            position_ids=places.to(device),
-            **self._arguments,
-        )
-        logits = output.logits[:, -1].float()
-        logits[:, self._vocabulary :] = -torch.inf  # rows of the embedding that are no token
-        return logits
-
-    def advance(self, tokens: list[int]) -> None:
-        """Make ``tokens`` the coming input, once the rows have taken note of them."""
-        self.ids = torch.tensor(tokens)[:, None]
-        self.mask = torch.cat([self.mask, torch.ones_like(self.ids)], dim=1)
-        codes = [
-            PAD if over else row.phase for row, over in zip(self.rows, self.finished, strict=True)
-        ]
-        self.phase = torch.tensor(codes, dtype=torch.int8)[:, None]
-        self.generated = torch.ones_like(self.ids, dtype=torch.bool)
-
-    def shrink(self) -> None:
-        """Let finished rows go once they are a quarter of the batch: moving the cache costs too."""
-        kept = [i for i, over in enumerate(self.finished) if not over]
-        if not kept or 4 * len(kept) > 3 * len(self.rows):
-            return
-        index = torch.tensor(kept)
-        self.cache.batch_select_indices(index)  # layers may lie on several devices
-        self.steering.select(index)
-        self.ids, self.mask, self.phase = self.ids[index], self.mask[index], self.phase[index]
-        self.generated = self.generated[index]
-        self.rows = [self.rows[i] for i in kept]
-        self.finished = [False] * len(kept)
-
-
-def _write(
-    model: ThinkingModel,
-    rows: list[_Row],
-    temperature: float,
-    seed: int,
-    forbid: Forbid | None,
-    on_token: OnToken | None,
-) -> None:
-    """Generate one batch to its end."""
-    batch, noise, step = _Batch(model, rows), None, 0
-    with model.inference(), batch.steering.attached():
-        while True:
-            logits = batch.logits()
-            if forbid is not None:
-                for place, row in enumerate(batch.rows):
-                    logits[place, list(forbid(row.ids))] = -torch.inf
-            gumbel = None
-            if temperature > 0:
-                noise = noise or Noise(seed, logits.shape[1], logits.device)
-                keys = np.array([row.key for row in batch.rows], dtype=np.uint64)
-                gumbel = noise.gumbel(keys, step)
-            tokens = choose(logits, temperature, gumbel).tolist()
-            step += 1
-            for place, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
-                if not batch.finished[place]:
-                    batch.finished[place] = _take(model, row, token, on_token)
-            if all(batch.finished):
-                return
-            batch.advance(tokens)
-            batch.shrink()
-
-
-def _take(model: ThinkingModel, row: _Row, token: int, on_token: OnToken | None) -> bool:
-    """Note one token of a row; whether the row is finished."""
-    if token in model.eos_ids:
-        return True
-    before = _spell(model, row.ids) if on_token is not None else ""
-    row.ids.append(token)
-    if on_token is not None:
-        # a character whose bytes are not all there yet is shown with its last token
-        whole = _spell(model, row.ids).rstrip("\ufffd")
-        on_token(row.number, len(row.ids) - 1, whole[len(before.rstrip("\ufffd")) :])
-    row.phase = _phase_after(model, row)
-    row.truncated = len(row.ids) == row.limit
-    return row.truncated
-
-
-def _phase_after(model: ThinkingModel, row: _Row) -> int:
-    """Phase of the position that holds the row's newest token."""
-    if row.phase == ANSWER:
-        return ANSWER
-    opening, closing = model.think
-    if row.phase == PROMPT:
-        return PROMPT if still_opening(_spell(model, row.ids), opening) else THINK
-    if model.closing_id is not None:
-        return ANSWER if row.ids[-1] == model.closing_id else THINK
-    return ANSWER if closing in _spell(model, row.ids[-len(closing) :]) else THINK
-
-
-def _spell(model: ThinkingModel, ids: Sequence[int]) -> str:
-    text = model.tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return str(text)
-
-
 def _traces(
     model: ThinkingModel,
-    rows: Sequence[_Row],
-    temperature: float,
+    rows: Sequence[Row],
+    sampling: Sampling,
     seed: int,
     max_new_tokens: int | None,
     forbidding: bool,
@@ -376,15 +295,20 @@ def _traces(
             "steering": steering,
             "seed": seed,
             "sample": row.sample,
-            "temperature": temperature,
+            **sampling.to_json(),
         }
         if forbidding:
             metadata["forbid"] = True
-        if row.truncated:
+        if row.ended in ("limit", "budget"):
             metadata["truncated"] = True
+        if row.closed_for_it:
+            metadata["forced_answer"] = True
+        if row.begun:
+            metadata["prefix_tokens"] = len(row.begun)
         if model.think != THINK_STRINGS:
             metadata["think"] = list(model.think)
-        made_by = [row.task.prompt, model.name, model.revision, metadata, max_new_tokens]
+        made_by: list[Any] = [row.task.prompt, model.name, model.revision, metadata, max_new_tokens]
+        made_by += [row.begun] if row.begun else []
         digest = hashlib.blake2b(json.dumps(made_by).encode(), digest_size=5).hexdigest()
         name = f"{row.task.id}-{digest}"
         seen[name] = seen.get(name, 0) + 1
@@ -394,7 +318,7 @@ def _traces(
                 task_id=row.task.id,
                 category=row.task.category,
                 prompt=row.task.prompt,
-                response=_spell(model, row.ids),
+                response=spell(model, row.ids),
                 model=model.name,
                 revision=model.revision,
                 token_ids=tuple(row.ids),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -219,11 +219,19 @@ class ThinkingModel:
         samples: int = 1,
         max_new_tokens: int | None = None,
         temperature: float = 1.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
         seed: int = 0,
-        batch_size: int | None = None,
+        until: Literal["end", "think", "answer"] | Callable[[str], bool] = "end",
+        thinking_budget: int | None = None,
+        force_answer: bool | str = False,
+        prefix: str | Sequence[str | Sequence[int] | None] | None = None,
         forbid: Callable[[Sequence[int]], Collection[int]] | None = None,
+        batch_size: int | None = None,
         on_token: Callable[[int, int, str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        on_interrupt: Literal["return", "raise"] = "return",
     ) -> Traces:
         """Chains for prompts, steered or not: see :func:`steerkit.generation.generate`."""
         from steerkit.generation import generate
@@ -235,11 +243,19 @@ class ThinkingModel:
             samples=samples,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
             seed=seed,
-            batch_size=batch_size,
+            until=until,
+            thinking_budget=thinking_budget,
+            force_answer=force_answer,
+            prefix=prefix,
             forbid=forbid,
+            batch_size=batch_size,
             on_token=on_token,
             progress=progress,
+            on_interrupt=on_interrupt,
         )
 
     @contextmanager

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int32
@@ -70,17 +74,19 @@ class Noise:
         self._tokens = _mix(ids * _signed(0x9E3779B1) + 1)
         self._device = device
 
-    def gumbel(self, keys: NDArray[np.uint64], step: int) -> Float[Tensor, "row vocabulary"]:
-        """Standard Gumbel noise of one step.
+    def gumbel(
+        self, keys: NDArray[np.uint64], steps: int | Sequence[int]
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Standard Gumbel noise of one step of every row.
 
         Parameters
         ----------
         keys:
             Row keys (:func:`row_key`).
-        step:
-            Number of tokens generated so far.
+        steps:
+            Number of tokens that precede in the response, of all rows or of every row.
         """
-        words = _splitmix(keys ^ _splitmix(self._seed ^ np.uint64(step)))
+        words = _splitmix(keys ^ _splitmix(self._seed ^ np.asarray(steps, dtype=np.uint64)))
         halves = torch.from_numpy(words.view(np.int32).reshape(-1, 2).copy()).to(self._device)
         mixed = _mix(_mix(self._tokens ^ halves[:, :1]) ^ halves[:, 1:])
         return gumbel_of(mixed)
@@ -102,17 +108,98 @@ def gumbel_of(bits: Int32[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return -torch.log(exponential)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from logits.
+
+    With p = softmax(logits / temperature), in this order and each on what the one before left:
+    ``top_k`` keeps the k likeliest tokens (Fan et al. 2018), ``top_p`` the likeliest ones until
+    they hold at least that share of the probability (Holtzman et al. 2020), ``min_p`` those at
+    least that many times as likely as the likeliest (Nguyen et al. 2024). ``None`` leaves a
+    filter out; temperature 0 is greedy, and the filters have no say. Ties at a border are kept.
+
+    Raises :class:`GenerationError` for numbers out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        # numpy's numbers are no JSON
+        object.__setattr__(self, "temperature", float(self.temperature))
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise GenerationError(
+                "the temperature is out of range",
+                expected="0 (greedy) or more",
+                found=self.temperature,
+            )
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", int(self.top_k))
+            if self.top_k < 1:
+                raise GenerationError("top_k is out of range", expected="1 or more")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, float(value))
+                if not 0 < value <= 1:
+                    raise GenerationError(
+                        f"{name} is out of range", expected="above 0, at most 1", found=value
+                    )
+
+    def to_json(self) -> dict[str, float | int]:
+        """The temperature, and the filters that are on."""
+        found = {"temperature": self.temperature, "top_p": self.top_p}
+        found |= {"top_k": self.top_k, "min_p": self.min_p}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def filtered(self, logits: Float[Tensor, "row vocabulary"]) -> Float[Tensor, "row vocabulary"]:
+        """``logits`` / temperature, minus infinity where a filter leaves a token out."""
+        scaled = logits / self.temperature
+        if self.top_k is not None and self.top_k < scaled.shape[-1]:
+            least = scaled.topk(self.top_k, dim=-1).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < least, -torch.inf)
+        if self.top_p is not None and self.top_p < 1:
+            scaled = scaled.masked_fill(scaled < _nucleus(scaled, self.top_p), -torch.inf)
+        if self.min_p is not None:
+            # p >= min_p * max p, in logarithms
+            least = scaled.amax(dim=-1, keepdim=True) + math.log(self.min_p)
+            scaled = scaled.masked_fill(scaled < least, -torch.inf)
+        return scaled
+
+
+_NUCLEUS = 256
+"""Tokens that are sorted to find the nucleus; a row that needs more is sorted as a whole."""
+
+
+def _nucleus(scaled: Float[Tensor, "row vocabulary"], share: float) -> Float[Tensor, "row 1"]:
+    """The smallest logit of the likeliest tokens that hold ``share`` of the probability."""
+    total = scaled.logsumexp(dim=-1, keepdim=True)
+    count = min(_NUCLEUS, scaled.shape[-1])
+    while True:
+        top = scaled.topk(count, dim=-1).values
+        before = (top - total).exp().cumsum(dim=-1) - (top - total).exp()
+        inside = before < share
+        if count == scaled.shape[-1] or not bool(inside[:, -1].any()):
+            return torch.where(inside, top, torch.inf).amin(dim=-1, keepdim=True)
+        count = scaled.shape[-1]
+
+
 def choose(
     logits: Float[Tensor, "row vocabulary"],
-    temperature: float,
-    noise: Float[Tensor, "row vocabulary"] | None,
+    sampling: Sampling,
+    noise: Noise | None = None,
+    keys: NDArray[np.uint64] | None = None,
+    steps: int | Sequence[int] = 0,
 ) -> Int[Tensor, " row"]:
-    """Next tokens: argmax of logits / temperature + Gumbel noise.
+    """Next tokens: argmax of the filtered logits / temperature + Gumbel noise.
 
-    With Gumbel noise that is an exact sample of softmax(logits / temperature) (Gumbel
-    1954; "Gumbel-max"). Temperature 0 is greedy and takes no noise. Raises
-    :class:`GenerationError` for logits without a largest finite value: what overflowed would
-    be sampled as if it were a wish of the model.
+    With Gumbel noise that is an exact sample of the softmax (Gumbel 1954; "Gumbel-max").
+    Temperature 0 is greedy and takes no noise; otherwise ``noise`` is asked for that of
+    ``keys`` and ``steps`` (:meth:`Noise.gumbel`). Raises :class:`GenerationError` for logits
+    without a largest finite value: what overflowed would be sampled as if it were a wish of
+    the model.
     """
     if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
         raise GenerationError(
@@ -120,8 +207,8 @@ def choose(
             found="NaN or infinity",
             fix="use bfloat16 or float32 instead of float16, or smaller coefficients",
         )
-    if temperature == 0.0:
+    if sampling.temperature == 0.0:
         return logits.argmax(dim=-1)
-    if noise is None:
+    if noise is None or keys is None:
         raise GenerationError("sampling needs noise", fix="pass noise, or temperature 0")
-    return (logits / temperature + noise).argmax(dim=-1)
+    return (sampling.filtered(logits) + noise.gumbel(keys, steps)).argmax(dim=-1)

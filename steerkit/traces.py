@@ -173,6 +173,8 @@ class Traces(Sequence[Trace]):
                 found=type(strange[0]).__name__,
             )
         self._traces = listed
+        self.interrupted = False
+        """Whether these are the chains that were finished when generation was interrupted."""
 
     @overload
     def __getitem__(self, index: int) -> Trace: ...

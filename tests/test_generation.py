@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from steerkit.errors import GenerationError, VectorsError
+from steerkit.errors import GenerationError, SteerkitError, VectorsError
 from steerkit.generation import generate
 from steerkit.models import ThinkingModel
 from steerkit.positions import WHERES, where_mask
-from steerkit.sampling import Noise, choose, row_key
+from steerkit.sampling import Noise, Sampling, choose, row_key
 from steerkit.tasks import Task
 from steerkit.traces import Traces, read_traces, write_traces
 from steerkit.vectors import Terms
@@ -58,8 +58,7 @@ def plain_chain(model, prompt, term=None, *, sample=0, seed=0, temperature=1.0, 
             logits = model.hf(input_ids=torch.tensor([ids])).logits[:, -1, : len(model.tokenizer)]
         if handle is not None:
             handle.remove()
-        gumbel = noise.gumbel(key, len(ids) - start) if temperature else None
-        token = int(choose(logits, temperature, gumbel)[0])
+        token = int(choose(logits, Sampling(temperature), noise, key, len(ids) - start)[0])
         if token in model.eos_ids:
             break
         ids.append(token)
@@ -162,6 +161,50 @@ def test_batch_order_padding_and_neighbours_do_not_change_a_chain() -> None:
     assert [t.token_ids for t in solo] == [t.token_ids for t in whole[2:4]]
     assert whole[2].token_ids != whole[3].token_ids
     assert len({len(t.token_ids) for t in whole}) > 3
+
+
+@pytest.mark.parametrize("where", ["generated", "think", "prompt"])
+def test_a_chain_that_goes_on_from_a_prefix_of_its_own_is_the_same_chain(model, where) -> None:
+    """Steps, phases, noise and edits go on as if the prefix had been written just now."""
+    term = 0.9 * direction().at(where=where)
+    options = {"steer": term, "max_new_tokens": 20, "seed": 5}
+    whole = model.generate(PROMPTS, **options)
+    for cut in (0, 1, 7):
+        begun = [trace.token_ids[:cut] for trace in whole]
+        rest = model.generate(PROMPTS, **(options | {"max_new_tokens": 20 - cut}), prefix=begun)
+        assert [trace.token_ids for trace in rest] == [trace.token_ids for trace in whole]
+        assert [t.metadata.get("prefix_tokens", 0) for t in rest] == [cut] * 3
+        assert [t.truncated for t in rest] == [t.truncated for t in whole]
+    plain = model.generate(PROMPTS, **(options | {"steer": None}))
+    assert [t.token_ids for t in plain] != [t.token_ids for t in whole]
+
+
+def test_a_prefix_is_steered_where_its_positions_are(model) -> None:
+    """A prefix that closes the thinking section leaves nothing of it to be steered."""
+    push, text = 30.0 * direction(), "3 + 8 = 11.\n</think>\nThe"
+    ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    options = {"prefix": text, "temperature": 0.0, "max_new_tokens": 6}
+    plain, thought, answer = (
+        model.generate(PROMPTS[0], steer=steer, **options)[0]
+        for steer in (None, push.at(where="think"), push.at(where="answer"))
+    )
+    assert plain.token_ids[: len(ids)] == ids and plain.closed
+    assert plain.response.startswith(text)
+    assert answer.token_ids != plain.token_ids
+    # the cache still holds the steered thoughts, so the answer may feel them
+    assert thought.metadata["prefix_tokens"] == len(ids)
+    assert len({plain.id, thought.id, answer.id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [(["Wait"], "does not match"), ([[10**6], None, None], "no embedding"), ("<eos>", "end token")],
+)
+def test_a_prefix_that_cannot_be_is_refused(model, prefix, message) -> None:
+    if prefix == "<eos>":
+        prefix = [[next(iter(model.eos_ids))]] * 3
+    with pytest.raises(SteerkitError, match=message):
+        model.generate(PROMPTS, prefix=prefix)
 
 
 def test_seeds_samples_and_tasks_differ(model) -> None:

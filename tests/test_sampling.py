@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerkit.errors import GenerationError
-from steerkit.sampling import Noise, choose, gumbel_of, row_key
+from steerkit.sampling import Noise, Sampling, choose, gumbel_of, row_key
 
 CPU = torch.device("cpu")
 EULER = 0.5772156649015329
@@ -76,7 +76,7 @@ def test_a_certain_token_is_always_chosen_from_a_large_vocabulary() -> None:
     noise = Noise(0, 151_936, CPU)
     for first in range(0, 1200, 100):
         rows = keys(*(f"task {i}" for i in range(first, first + 100)))
-        assert set(choose(logits.expand(100, -1), 1.0, noise.gumbel(rows, 3)).tolist()) == {7}
+        assert set(choose(logits.expand(100, -1), Sampling(), noise, rows, 3).tolist()) == {7}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -84,8 +84,8 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     logits = torch.tensor([[0.0, 1.0], [bad, bad]])
     for temperature in (0.0, 1.0):
         with pytest.raises(GenerationError, match="not finite"):
-            choose(logits, temperature, torch.zeros(2, 2))
-    assert choose(torch.tensor([[0.0, -float("inf")]]), 0.0, None).tolist() == [0]
+            choose(logits, Sampling(temperature), Noise(0, 2, CPU), keys("a", "b"))
+    assert choose(torch.tensor([[0.0, -float("inf")]]), Sampling(0)).tolist() == [0]
 
 
 def test_noise_never_changes_between_versions() -> None:
@@ -105,8 +105,9 @@ def test_wordings_of_one_task_share_noise_and_tasks_do_not() -> None:
 def test_choosing_with_noise_samples_the_softmax(temperature: float) -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -30.0])
     n = 20_000
-    noise = Noise(3, 5, CPU).gumbel(keys(*(f"t{i}" for i in range(n))), 0)
-    found = torch.bincount(choose(logits.expand(n, 5), temperature, noise), minlength=5).double()
+    rows, noise = keys(*(f"t{i}" for i in range(n))), Noise(3, 5, CPU)
+    chosen = choose(logits.expand(n, 5), Sampling(temperature), noise, rows)
+    found = torch.bincount(chosen, minlength=5).double()
     expected = torch.softmax(logits.double() / temperature, 0) * n
     likely = expected > 5
     statistic = float(((found - expected) ** 2 / expected)[likely].sum())
@@ -118,6 +119,6 @@ def test_choosing_with_noise_samples_the_softmax(temperature: float) -> None:
 
 def test_temperature_zero_is_greedy_and_sampling_needs_noise() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0]])
-    assert choose(logits, 0.0, None).tolist() == [1]
+    assert choose(logits, Sampling(0.0)).tolist() == [1]
     with pytest.raises(GenerationError, match="noise"):
-        choose(logits, 1.0, None)
+        choose(logits, Sampling())

@@ -53,5 +53,5 @@ def pass_table(right: ArrayLike, samples: int, ks: Iterable[int]) -> pd.DataFram
     rows = []
     for k in ks:
         found = mean_interval(pass_at_k(right, samples, k))
-        rows.append({"k": k, "mean": found.mean, "low": found.low, "high": found.high})
+        rows.append({"k": k, "mean": found.value, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)

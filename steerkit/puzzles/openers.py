@@ -54,26 +54,36 @@ def forbid(label: str, tokenizer: Any) -> Callable[[Sequence[int]], list[int]]:
     begin alike, the ban comes after the words that they share, and what is left there is said
     more often: an effect on accuracy is that of the ban, not of the behaviour alone. It does
     nothing to text that the grammar does not know.
+
+    Raises :class:`TaskError` as :func:`openers` does, and for a tokenizer in which an opener is
+    no token of its own: there the ban would let it pass.
     """
     words = {i: piece.strip(" ") for piece, i in tokenizer.get_vocab().items()}
     spelled: dict[str, list[int]] = {}
     for i, word in words.items():
         spelled.setdefault(word, []).append(i)
+    begun_by = openers(label)
+    unknown = sorted({word for nexts in begun_by.values() for word in nexts} - spelled.keys())
+    if unknown:
+        raise TaskError(
+            "the tokenizer does not have the openers as tokens",
+            expected="the tokenizer of the bundled models",
+            found=f"no token for {', '.join(unknown[:5])}",
+        )
     banned = {
-        beginning: [i for word in sorted(nexts) for i in spelled.get(word, [])]
-        for beginning, nexts in openers(label).items()
+        beginning: [i for word in sorted(nexts) for i in spelled[word]]
+        for beginning, nexts in begun_by.items()
     }
-    longest = max(map(len, banned))
     starts = _ENDS | {"\n", "<think>"}
 
     def ban(ids: Sequence[int]) -> list[int]:
         begun: list[str] = []
-        for i in reversed(ids[-longest - 1 :]):
+        # a chain that has only begun is all one sentence
+        for i in reversed(ids):
             if words[i] in starts:
-                return banned.get(tuple(reversed(begun)), [])
-            begun.append(words[i])
-        # the whole of a chain that has only begun is its first sentence
-        whole = len(begun) == len(ids)
-        return banned.get(tuple(reversed(begun)), []) if whole else []
+                break
+            if words[i]:  # a space alone is no word
+                begun.append(words[i])
+        return banned.get(tuple(reversed(begun)), [])
 
     return ban

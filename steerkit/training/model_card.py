@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from steerkit.evaluation.statistics import Interval
 from steerkit.training.base import Base
 from steerkit.training.checkpoints import Position, RLPosition
 from steerkit.training.config import RLConfig, SFTConfig
-from steerkit.training.scorecard import LONGEST, Figure
+from steerkit.training.scorecard import LONGEST
 
 _WHOLE = ("sentences per chain", "dead ends per chain")
 
 
 def sft_card(
-    config: SFTConfig, position: Position, figures: Mapping[str, Figure], tasks: int
+    config: SFTConfig, position: Position, figures: Mapping[str, Interval], tasks: int
 ) -> str:
     """``README.md`` of countdown-base: ``figures`` is a scorecard over ``tasks`` tasks."""
     made = _SFT.format(config=config, position=position)
@@ -24,7 +25,7 @@ def rl_card(
     config: RLConfig,
     position: RLPosition,
     base: Base,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Interval],
     tasks: int,
 ) -> str:
     """``README.md`` of countdown-thinking: ``figures`` is a scorecard over ``tasks`` tasks."""
@@ -34,12 +35,12 @@ def rl_card(
     return _card("countdown-thinking", _THINKING, made, figures, tasks)
 
 
-def _card(name: str, what: str, made: str, figures: Mapping[str, Figure], tasks: int) -> str:
+def _card(name: str, what: str, made: str, figures: Mapping[str, Interval], tasks: int) -> str:
     rows = "\n".join(_row(figure, value) for figure, value in figures.items())
     return _CARD.format(name=name, what=what, made=made, tasks=tasks, rows=rows, longest=LONGEST)
 
 
-def _row(name: str, figure: Figure) -> str:
+def _row(name: str, figure: Interval) -> str:
     if name in _WHOLE:
         return f"| {name} | {figure.value:.2f} | {figure.low:.2f} to {figure.high:.2f} |"
     value, low, high = (f"{100 * part:.1f} %" for part in (figure.value, figure.low, figure.high))

@@ -63,6 +63,7 @@ def write_rollouts(model: ThinkingModel, config: RLConfig, step: int) -> Rollout
         temperature=1.0,
         seed=dice.getrandbits(31),
         batch_size=config.tasks * config.samples,
+        on_interrupt="raise",
     )
     tasks = [puzzle for puzzle in puzzles for _ in range(config.samples)]
     prompts = [model.render(puzzle.prompt) for puzzle in puzzles for _ in range(config.samples)]

@@ -1,13 +1,11 @@
-"""Scorecard: what a thinking model does on held-out tasks, with bootstrap intervals."""
+"""Scorecard: what a thinking model does on held-out tasks, with intervals over tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
 
 from steerkit.behaviors import UNPARSED, behaviors
+from steerkit.evaluation.statistics import Interval, ratio_interval, share_interval
 from steerkit.generation import generate
 from steerkit.models import ThinkingModel
 from steerkit.puzzles.grammar import Sentence, parse_chain
@@ -23,13 +21,8 @@ LONGEST = 960
 """New tokens after which a chain that is measured is cut off."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A ratio of sums over tasks, and the ends of its 95 % bootstrap interval over tasks."""
-
-    value: float
-    low: float
-    high: float
+OF_CHAINS = ("closed", "accuracy", "declined")
+"""Figures that are yes or no for every chain; ``accuracy`` of a kind is another."""
 
 
 def sample_chains(
@@ -54,26 +47,21 @@ def sample_chains(
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        on_interrupt="raise",
     )
     return [trace.response for trace in traces]
 
 
 def evaluate(
     model: ThinkingModel, count: int, *, seed: int, kinds: Sequence[str] = KINDS
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     """The scorecard over ``count`` held-out tasks at temperature 1."""
     tasks = generate_tasks("heldout", seed=seed, count=count, kinds=kinds)
     return score(tasks, sample_chains(model, tasks, seed=seed))
 
 
-def score(
-    tasks: Sequence[Puzzle],
-    responses: Sequence[str],
-    *,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> dict[str, Figure]:
-    """Figures by name, from one response per task.
+def score(tasks: Sequence[Puzzle], responses: Sequence[str]) -> dict[str, Interval]:
+    """Figures by name with their 95 % intervals over tasks, from one response per task.
 
     ``closed`` and ``accuracy`` are per chain, a chain cut off by the token limit counting
     as wrong; ``accuracy countdown-3`` and its like are over the tasks of that kind, absent
@@ -81,25 +69,20 @@ def score(
     in the denominator; ``wrong equations`` is per equation and ``silent dead ends``, those
     that no backtracking sentence follows before the next equation, per dead end after which
     the search goes on at all.
-    A ratio with an empty denominator is 0.
+    A ratio with an empty denominator is 0. Shares of chains have Wilson intervals
+    (:func:`~steerkit.evaluation.statistics.share_interval`), the others are ratios of sums
+    with bootstrap intervals. Raises :class:`StatisticsError` for fewer than two tasks.
     """
     rows = [count_response(task, text) for task, text in zip(tasks, responses, strict=True)]
-    names = figure_names(rows)
-    tops, bottoms = (
-        torch.tensor([[row.get(n, (0, 0))[i] for n in names] for row in rows], dtype=torch.float64)
-        for i in (0, 1)
-    )
-    draw = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(rows), (replicates, len(rows)), generator=draw)
-    weights = torch.zeros(replicates, len(rows), dtype=torch.float64)
-    weights.scatter_add_(1, picks, torch.ones(picks.shape, dtype=torch.float64))
-    drawn = (weights @ tops) / (weights @ bottoms).clamp_min(1e-9)
-    values = tops.sum(0) / bottoms.sum(0).clamp_min(1e-9)
-    ends = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    return {
-        name: Figure(values[i].item(), ends[0, i].item(), ends[1, i].item())
-        for i, name in enumerate(names)
-    }
+    return {name: _figure(name, rows) for name in figure_names(rows)}
+
+
+def _figure(name: str, rows: Sequence[Counts]) -> Interval:
+    if name in OF_CHAINS or name.startswith("accuracy "):
+        outcomes = [row[name][0] for row in rows if name in row]
+        return share_interval(sum(outcomes), len(outcomes))
+    tops, bottoms = ([row[name][i] for row in rows] for i in (0, 1))
+    return ratio_interval(tops, bottoms)
 
 
 def figure_names(rows: Sequence[Counts]) -> list[str]:

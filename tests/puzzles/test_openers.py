@@ -40,6 +40,26 @@ def test_every_sentence_of_the_behaviour_is_stopped_and_no_other(label):
     assert stopped > 50 and passed > 500
 
 
+def test_a_space_of_its_own_does_not_let_an_opener_pass():
+    tokenizer = build_tokenizer()
+    ban = forbid("backtracking", tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    spaces = [i for piece, i in vocabulary.items() if piece and not piece.strip(" ")]
+    ids = tokenizer("Let me", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 2 and spaces
+    assert ban([ids[0], spaces[0], ids[1]]) == ban(ids) != []
+    assert ban([*ids, vocabulary["."], spaces[0]]) == ban([]) != ban(ids)
+
+
+def test_a_tokenizer_that_cuts_the_openers_is_refused():
+    class Other:
+        def get_vocab(self):
+            return {"W": 0, "a": 1, "it": 2}
+
+    with pytest.raises(TaskError, match="openers as tokens"):
+        forbid("backtracking", Other())
+
+
 def test_a_model_never_says_what_is_forbidden():
     model = sk.load("countdown-thinking", device="cpu")
     tasks = [task.to_task() for task in generate_tasks("heldout", count=16, kinds=["countdown-3"])]

@@ -63,6 +63,7 @@ def test_generated_chains_score_as_they_were_made():
     assert 0.3 < figures["accuracy rules"].value < 0.9
     wrong = score(tasks, ["3 * 7 = 22.\n</think>\nThe answer is 1 + 1."] * 300)
     assert wrong["accuracy"].value == 0 and wrong["wrong equations"].value == 1
+    assert wrong["closed"].low > 0.98 and 0 < wrong["accuracy"].high < 0.02
 
 
 def test_intervals_agree_with_the_normal_approximation():

@@ -1,0 +1,351 @@
+"""Decoding: rows that write side by side; who has finished leaves, who waits takes the place."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+
+import torch
+from jaxtyping import Float, Int8, Int64
+from torch import Tensor
+
+from steerkit.cache import growing_cache, join_caches, joinable
+from steerkit.errors import GenerationError
+from steerkit.models import ThinkingModel
+from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
+from steerkit.sampling import row_key
+from steerkit.steering import RowSteering
+from steerkit.streaming import out_of_memory
+from steerkit.tasks import Task
+from steerkit.vectors import Terms
+
+_SHARE = 8
+"""Rows leave and join once one in so many has finished: moving the cache costs too."""
+_OVERHEAD = {"cpu": 32 << 20, "cuda": 16 << 30}
+"""Bytes that memory could move while a forward pass is being launched, about."""
+_log = logging.getLogger(__name__)
+
+Next = Callable[[Float[Tensor, "row vocabulary"], Sequence["Row"]], list[int]]
+"""Chooses the next token of every row from its logits."""
+
+
+@dataclass
+class Row:
+    """One chain while it is written.
+
+    Attributes
+    ----------
+    number:
+        Its place among the chains asked for.
+    prompt, begun:
+        Token ids of the rendered prompt, and of what the response begins with.
+    limit:
+        New tokens at most.
+    ids:
+        Token ids of the response so far.
+    phases:
+        Phase of the last prompt position and of the position of every token in ``ids``.
+    forced:
+        Tokens that come next whatever the model would choose.
+    closed_for_it:
+        Whether its thinking was closed by force.
+    ended:
+        Why it is finished (``end``, ``until``, ``limit``, ``budget``); empty while it is not.
+    """
+
+    number: int
+    task: Task
+    sample: int
+    terms: Terms
+    prompt: list[int]
+    limit: int
+    begun: list[int]
+    phases: list[int]
+    ids: list[int] = field(init=False)
+    forced: list[int] = field(default_factory=list)
+    closed_for_it: bool = False
+    ended: str = ""
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.begun)
+
+    @cached_property
+    def key(self) -> int:
+        """Names the row's noise."""
+        return row_key(self.task.prompt, self.sample)
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return len(self.prompt) + len(self.ids)
+
+
+class Batch:
+    """Tensors of the rows that are being written: their cache, and what is to be run next."""
+
+    def __init__(self, model: ThinkingModel, rows: Sequence[Row]) -> None:
+        self.model, self.rows = model, list(rows)
+        self.cache = growing_cache(model.hf.config)
+        self.width = max(row.length for row in rows)
+        shape = (len(rows), self.width)
+        self.ids: Int64[Tensor, "row position"] = torch.full(shape, model.pad_id)
+        self.mask: Int64[Tensor, "row column"] = torch.zeros(shape, dtype=torch.int64)
+        self.phase: Int8[Tensor, "row position"] = torch.full(shape, PAD, dtype=torch.int8)
+        self.generated = torch.zeros(shape, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            first = self.width - len(row.ids) - 1  # predicts the first token of the response
+            start = self.width - row.length
+            self.ids[number, start:] = torch.tensor(row.prompt + row.ids)
+            self.mask[number, start:] = 1
+            self.phase[number, start:first] = PROMPT
+            self.phase[number, first:] = torch.tensor(row.phases, dtype=torch.int8)
+            self.generated[number, first:] = True
+        self.places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        self.mask = self.mask.to(model.device)
+        accepted = inspect.signature(model.hf.forward).parameters
+        # transformers renames the argument: the old name warns from 5.24 on
+        self._cache_name = "cache" if "cache" in accepted else "past_key_values"
+        self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._steer()
+
+    def _steer(self) -> None:
+        self.steering = RowSteering(self.model, [row.terms for row in self.rows])
+
+    @property
+    def live(self) -> int:
+        """Rows that are not finished."""
+        return sum(not row.ended for row in self.rows)
+
+    def logits(self) -> Float[Tensor, "row vocabulary"]:
+        """One forward pass over what is new; float32 logits of the next token of every row."""
+        device = self.model.device
+        self.steering.place(self.phase, self.generated)
+        output = self.model.hf(
+            input_ids=self.ids.to(device),
+            attention_mask=self.mask,
+            position_ids=self.places.to(device),
+            use_cache=True,
+            **{self._cache_name: self.cache},
+            **self._last,
+        )
+        logits = output.logits[:, -1].float()
+        # rows of the embedding that are no token
+        logits[:, len(self.model.tokenizer) :] = -torch.inf
+        return logits
+
+    def advance(self) -> None:
+        """Make the newest token of every row the coming input; finished rows run along."""
+        self.width += 1
+        self.ids = torch.tensor([[(row.ids or row.prompt)[-1]] for row in self.rows])
+        self.places = torch.tensor([[row.length - 1] for row in self.rows])
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        codes = [PAD if row.ended else row.phases[-1] for row in self.rows]
+        self.phase = torch.tensor(codes, dtype=torch.int8)[:, None]
+        self.generated = torch.ones_like(self.ids, dtype=torch.bool)
+
+    def padding(self, others: Sequence[Row]) -> int:
+        """Bytes of padding that a step would read if these rows joined those still writing."""
+        lengths = [row.length for row in (*self.rows, *others) if not row.ended]
+        return self._column * (max(lengths) * len(lengths) - sum(lengths))
+
+    @cached_property
+    def _column(self) -> int:
+        """Bytes of one position of one row in all layers of the cache."""
+        return sum(
+            states.shape[1] * states.shape[-1] * states.element_size()
+            for layer in self.cache.layers
+            for states in (layer.keys, layer.values)
+        )
+
+    def joined(self, other: Batch | None) -> None:
+        """Let finished rows go and take ``other``'s rows in; both have advanced."""
+        kept = [i for i, row in enumerate(self.rows) if not row.ended]
+        parts = [(self, kept)]
+        if other is not None:
+            parts.append((other, [i for i, row in enumerate(other.rows) if not row.ended]))
+        parts = [(batch, index) for batch, index in parts if index]
+        if not parts:
+            self.rows = []
+            return
+        # columns that no remaining row uses are left behind; the coming one is not cached yet
+        widths = [
+            max(batch.rows[i].length for i in index) if joinable(batch.cache) else batch.width
+            for batch, index in parts
+        ]
+        caches = [(batch.cache, torch.tensor(index)) for batch, index in parts]
+        self.cache = join_caches(caches, [width - 1 for width in widths], self.model.hf.config)
+        self.width = max(widths)
+        masks = [
+            torch.nn.functional.pad(batch.mask[index][:, -width:], (self.width - width, 0))
+            for (batch, index), width in zip(parts, widths, strict=True)
+        ]
+        self.mask = torch.cat(masks)
+        for name in ("ids", "places", "phase", "generated"):
+            together = torch.cat([getattr(batch, name)[index] for batch, index in parts])
+            setattr(self, name, together)
+        self.rows = [batch.rows[i] for batch, index in parts for i in index]
+        self._steer()
+
+
+class Decoder:
+    """Writes rows to their end, ``capacity`` at a time, and reports every token.
+
+    Parameters
+    ----------
+    choose:
+        Gives the next token of every row.
+    take:
+        Notes a token of a row, and whether the row is finished (:attr:`Row.ended`).
+    """
+
+    def __init__(
+        self,
+        model: ThinkingModel,
+        rows: Sequence[Row],
+        capacity: int,
+        choose: Next,
+        take: Callable[[Row, int], None],
+    ) -> None:
+        self.model, self.capacity = model, capacity
+        self.waiting = deque(rows)
+        self.batch: Batch | None = None
+        self._choose, self._take = choose, take
+        self._hooks = ExitStack()
+        self._hooked: RowSteering | None = None
+
+    def run(self) -> Iterator[int]:
+        """After every forward pass, how many rows are finished so far.
+
+        Running out of memory halves the capacity; rows go on from what they have written.
+        """
+        total = len(self.waiting)
+        with self.model.inference():
+            try:
+                while self.batch is not None or self.waiting:
+                    try:
+                        self._step()
+                    except (torch.OutOfMemoryError, RuntimeError) as problem:
+                        if not out_of_memory(problem):
+                            raise
+                        self._halve(problem)
+                        continue
+                    live = 0 if self.batch is None else self.batch.live
+                    yield total - live - len(self.waiting)
+            except BaseException as problem:
+                self._detach(problem)
+                raise
+            self._attach(None)
+
+    def _step(self) -> None:
+        """One forward pass: of rows that join, or of all that are there."""
+        fresh = self._next()
+        batch = self.batch
+        if fresh:
+            joining = Batch(self.model, fresh)
+            self._forward(joining)
+            if batch is None:
+                self.batch = batch = joining
+            else:
+                batch.joined(joining)
+            # last, so that no row is lost if memory runs out in between
+            for _ in fresh:
+                self.waiting.popleft()
+        else:
+            assert batch is not None
+            self._forward(batch)
+            if _SHARE * (len(batch.rows) - batch.live) >= len(batch.rows):
+                batch.joined(None)
+        if not batch.live:
+            self.batch = None
+
+    def _next(self) -> list[Row]:
+        """Waiting rows whose turn it is to join.
+
+        Rows of one batch are padded to the longest, which costs memory traffic at every step.
+        While that is less than another forward pass would cost, rows join as places become
+        free; otherwise they wait until the longest have finished. A large model always lets them
+        in, a small one on a CPU seldom.
+        """
+        batch = self.batch
+        if not self.waiting:
+            return []
+        free = self.capacity if batch is None else self.capacity - batch.live
+        fresh = list(islice(self.waiting, free))
+        if batch is None:
+            return fresh
+        if _SHARE * free < self.capacity:
+            return []
+        if joinable(batch.cache) and batch.padding(fresh) <= self._forward_bytes:
+            return fresh
+        return []
+
+    @cached_property
+    def _forward_bytes(self) -> int:
+        """What a forward pass costs beside its rows, as memory traffic: the weights, the launch."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.hf.parameters())
+        return weights + _OVERHEAD.get(self.model.device.type, _OVERHEAD["cuda"])
+
+    def _forward(self, batch: Batch) -> None:
+        self._attach(batch.steering)
+        tokens = self._choose(batch.logits(), batch.rows)
+        for row, token in zip(batch.rows, tokens, strict=True):
+            if not row.ended:
+                self._take(row, token)
+        batch.advance()
+
+    def _attach(self, steering: RowSteering | None) -> None:
+        """Hook the layers that this steering edits, and no other."""
+        if steering is not self._hooked:
+            self._hooks.close()
+            self._hooked = steering
+            if steering is not None:
+                self._hooks.enter_context(steering.attached())
+
+    def _detach(self, problem: BaseException) -> None:
+        # told of the exception, a hook that has not fired yet is no error
+        self._hooks.__exit__(type(problem), problem, problem.__traceback__)
+        self._hooked = None
+
+    def _halve(self, problem: BaseException) -> None:
+        self._detach(problem)
+        running = [] if self.batch is None else self.batch.rows
+        waiting = {row.number: row for row in (*running, *self.waiting) if not row.ended}
+        self.batch = None
+        tried = min(self.capacity, len(waiting))
+        if tried == 1:
+            row = next(iter(waiting.values()))
+            raise GenerationError(
+                "one row alone does not fit in memory",
+                found=f"{row.length} tokens, {row.limit} at most to be generated",
+                where=f"task {row.task.id!r}",
+                fix="lower max_new_tokens, or use a smaller dtype or another device",
+            )
+        self.capacity = tried // 2
+        self.waiting = deque(waiting[number] for number in sorted(waiting))
+        _log.warning("out of memory at %d rows: halved", tried)
+
+
+def phase_after(model: ThinkingModel, phase: int, ids: Sequence[int]) -> int:
+    """Phase of the position that holds the newest of ``ids``, from that of the one before."""
+    if phase == ANSWER:
+        return ANSWER
+    opening, closing = model.think
+    if phase == PROMPT:
+        return PROMPT if still_opening(spell(model, ids), opening) else THINK
+    if model.closing_id is not None:
+        return ANSWER if ids[-1] == model.closing_id else THINK
+    return ANSWER if closing in spell(model, ids[-len(closing) :]) else THINK
+
+
+def spell(model: ThinkingModel, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelled out."""
+    text = model.tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return str(text)
