@@ -22,21 +22,26 @@ if TYPE_CHECKING:
     from steerkit.models import ThinkingModel as ThinkingModel
     from steerkit.models import load as load
     from steerkit.moments import Moments as Moments
+    from steerkit.places import Mask as Mask
+    from steerkit.places import Steps as Steps
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.resources import data as data
+    from steerkit.schedules import Decay as Decay
+    from steerkit.schedules import Gate as Gate
+    from steerkit.schedules import Ramp as Ramp
     from steerkit.spans import Span as Span
     from steerkit.tasks import Task as Task
     from steerkit.tasks import read_tasks as read_tasks
     from steerkit.tasks import write_tasks as write_tasks
+    from steerkit.terms import Term as Term
+    from steerkit.terms import Terms as Terms
     from steerkit.traces import Trace as Trace
     from steerkit.traces import Traces as Traces
     from steerkit.traces import read_traces as read_traces
     from steerkit.traces import write_traces as write_traces
     from steerkit.vectors import Direction as Direction
     from steerkit.vectors import SteeringVectors as SteeringVectors
-    from steerkit.vectors import Term as Term
-    from steerkit.vectors import Terms as Terms
     from steerkit.vectors import read_vectors as read_vectors
 
 _HOMES = {
@@ -49,12 +54,15 @@ _HOMES = {
     "models": ("ThinkingModel", "load"),
     "moments": ("Moments",),
     "plots": ("plot_layers",),
+    "places": ("Mask", "Steps"),
     "positions": ("Window",),
     "resources": ("data",),
+    "schedules": ("Decay", "Gate", "Ramp"),
     "spans": ("Span",),
     "tasks": ("Task", "read_tasks", "write_tasks"),
+    "terms": ("Term", "Terms"),
     "traces": ("Trace", "Traces", "read_traces", "write_traces"),
-    "vectors": ("Direction", "SteeringVectors", "Term", "Terms", "read_vectors"),
+    "vectors": ("Direction", "SteeringVectors", "read_vectors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

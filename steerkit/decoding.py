@@ -12,18 +12,19 @@ from functools import cached_property
 from itertools import islice
 
 import torch
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from steerkit.cache import growing_cache, join_caches, joinable
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
+from steerkit.places import Positions
 from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
 from steerkit.sampling import row_key
 from steerkit.steering import RowSteering
 from steerkit.streaming import out_of_memory
 from steerkit.tasks import Task
-from steerkit.vectors import Terms
+from steerkit.terms import Terms
 
 _SHARE = 8
 """Rows leave and join once one in so many has finished: moving the cache costs too."""
@@ -49,8 +50,9 @@ class Row:
         New tokens at most.
     ids:
         Token ids of the response so far.
-    phases:
-        Phase of the last prompt position and of the position of every token in ``ids``.
+    phases, starts:
+        Of the last prompt position and of that of every token in ``ids``: its phase, and
+        whether it predicts the first token of a sentence.
     forced:
         Tokens that come next whatever the model would choose.
     closed_for_it:
@@ -65,15 +67,13 @@ class Row:
     terms: Terms
     prompt: list[int]
     limit: int
-    begun: list[int]
+    begun: tuple[int, ...]
     phases: list[int]
-    ids: list[int] = field(init=False)
+    starts: list[bool] = field(default_factory=lambda: [True])
+    ids: list[int] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
     closed_for_it: bool = False
     ended: str = ""
-
-    def __post_init__(self) -> None:
-        self.ids = list(self.begun)
 
     @cached_property
     def key(self) -> int:
@@ -96,17 +96,22 @@ class Batch:
         shape = (len(rows), self.width)
         self.ids: Int64[Tensor, "row position"] = torch.full(shape, model.pad_id)
         self.mask: Int64[Tensor, "row column"] = torch.zeros(shape, dtype=torch.int64)
-        self.phase: Int8[Tensor, "row position"] = torch.full(shape, PAD, dtype=torch.int8)
-        self.generated = torch.zeros(shape, dtype=torch.bool)
+        self.positions = at = Positions(
+            phase=torch.full(shape, PAD, dtype=torch.int8),
+            index=torch.zeros(shape, dtype=torch.int64),
+            step=torch.full(shape, -1),
+            starts=torch.zeros(shape, dtype=torch.bool),
+        )
         for number, row in enumerate(rows):
             first = self.width - len(row.ids) - 1  # predicts the first token of the response
             start = self.width - row.length
             self.ids[number, start:] = torch.tensor(row.prompt + row.ids)
             self.mask[number, start:] = 1
-            self.phase[number, start:first] = PROMPT
-            self.phase[number, first:] = torch.tensor(row.phases, dtype=torch.int8)
-            self.generated[number, first:] = True
-        self.places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+            at.index[number, start:] = torch.arange(row.length)
+            at.phase[number, start:first] = PROMPT
+            at.phase[number, first:] = torch.tensor(row.phases, dtype=torch.int8)
+            at.step[number, first:] = torch.arange(len(row.ids) + 1)
+            at.starts[number, first:] = torch.tensor(row.starts)
         self.mask = self.mask.to(model.device)
         accepted = inspect.signature(model.hf.forward).parameters
         # transformers renames the argument: the old name warns from 5.24 on
@@ -125,11 +130,11 @@ class Batch:
     def logits(self) -> Float[Tensor, "row vocabulary"]:
         """One forward pass over what is new; float32 logits of the next token of every row."""
         device = self.model.device
-        self.steering.place(self.phase, self.generated)
+        self.steering.place(self.positions)
         output = self.model.hf(
             input_ids=self.ids.to(device),
             attention_mask=self.mask,
-            position_ids=self.places.to(device),
+            position_ids=self.positions.index.to(device),
             use_cache=True,
             **{self._cache_name: self.cache},
             **self._last,
@@ -143,11 +148,14 @@ class Batch:
         """Make the newest token of every row the coming input; finished rows run along."""
         self.width += 1
         self.ids = torch.tensor([[(row.ids or row.prompt)[-1]] for row in self.rows])
-        self.places = torch.tensor([[row.length - 1] for row in self.rows])
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         codes = [PAD if row.ended else row.phases[-1] for row in self.rows]
-        self.phase = torch.tensor(codes, dtype=torch.int8)[:, None]
-        self.generated = torch.ones_like(self.ids, dtype=torch.bool)
+        self.positions = Positions(
+            phase=torch.tensor(codes, dtype=torch.int8)[:, None],
+            index=torch.tensor([[row.length - 1] for row in self.rows]),
+            step=torch.tensor([[len(row.ids)] for row in self.rows]),
+            starts=torch.tensor([[row.starts[-1]] for row in self.rows]),
+        )
 
     def padding(self, others: Sequence[Row]) -> int:
         """Bytes of padding that a step would read if these rows joined those still writing."""
@@ -186,9 +194,8 @@ class Batch:
             for (batch, index), width in zip(parts, widths, strict=True)
         ]
         self.mask = torch.cat(masks)
-        for name in ("ids", "places", "phase", "generated"):
-            together = torch.cat([getattr(batch, name)[index] for batch, index in parts])
-            setattr(self, name, together)
+        self.ids = torch.cat([batch.ids[index] for batch, index in parts])
+        self.positions = Positions.joined([batch.positions.select(index) for batch, index in parts])
         self.rows = [batch.rows[i] for batch, index in parts for i in index]
         self._steer()
 
@@ -329,6 +336,15 @@ class Decoder:
         self.capacity = tried // 2
         self.waiting = deque(waiting[number] for number in sorted(waiting))
         _log.warning("out of memory at %d rows: halved", tried)
+
+
+def follow(model: ThinkingModel, row: Row, token: int) -> None:
+    """Append a token to the row, and what its position is."""
+    row.ids.append(token)
+    row.phases.append(phase_after(model, row.phases[-1], row.ids))
+    opened = row.phases[-2] == PROMPT and row.phases[-1] == THINK
+    ended = model.ends_sentence(token)
+    row.starts.append(opened or (row.starts[-1] if ended is None else ended))
 
 
 def phase_after(model: ThinkingModel, phase: int, ids: Sequence[int]) -> int:

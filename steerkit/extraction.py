@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerkit.behaviors import behavior
@@ -162,6 +162,7 @@ def extract(
             split_half_shuffled=_float(shuffled.get(name)),
             auroc=_float(curves.get(name)),
             cone=_float(cones.get(name)),
+            mean_projection=_along(moments.mean, tensor),
             n_layers=model.n_layers,
         )
         for name, tensor in raw.items()
@@ -235,6 +236,14 @@ def _directions(
 
 def _float(curve: Tensor | None) -> Tensor | None:
     return None if curve is None else curve.float()
+
+
+def _along(
+    mean: Float64[Tensor, "layer d_model"], tensor: Float[Tensor, "layer d_model"]
+) -> Float[Tensor, " layer"]:
+    """m . u of every layer, u the unit vector of the direction."""
+    raw = tensor.double()
+    return ((mean * raw).sum(dim=1) / raw.norm(dim=1).clamp_min(1e-30)).float()
 
 
 def _model_facts(model: ThinkingModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerkit.decoding import Decoder, Row, phase_after, spell
+from steerkit.decoding import Decoder, Row, follow, spell
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel, check_length
 from steerkit.positions import PROMPT, THINK
@@ -228,13 +228,12 @@ def _rows(
         room = LONGEST if model.context is None else model.context - taken
         limit = max_new_tokens or max(min(LONGEST, room), 1)
         check_length(model, taken, limit, f"prompt {place}")
-        phases = [PROMPT if model.waits_for_opening else THINK]
-        for length in range(1, len(begun) + 1):
-            phases.append(phase_after(model, phases[-1], begun[:length]))
-        rows += [
-            Row(len(rows) + sample, task, sample, terms, prompt, limit, begun, list(phases))
-            for sample in range(samples)
-        ]
+        start = PROMPT if model.waits_for_opening else THINK
+        for sample in range(samples):
+            row = Row(len(rows), task, sample, terms, prompt, limit, tuple(begun), [start])
+            for token in begun:
+                follow(model, row, token)
+            rows.append(row)
     return rows
 
 
@@ -308,7 +307,7 @@ def _traces(
         if model.think != THINK_STRINGS:
             metadata["think"] = list(model.think)
         made_by: list[Any] = [row.task.prompt, model.name, model.revision, metadata, max_new_tokens]
-        made_by += [row.begun] if row.begun else []
+        made_by += [list(row.begun)] if row.begun else []
         digest = hashlib.blake2b(json.dumps(made_by).encode(), digest_size=5).hexdigest()
         name = f"{row.task.id}-{digest}"
         seen[name] = seen.get(name, 0) + 1

@@ -18,6 +18,7 @@ from torch import nn
 
 from steerkit.alignment import AlignedTrace, align
 from steerkit.errors import GenerationError, ModelError
+from steerkit.places import ends_sentence
 from steerkit.residual import ResidualStream
 from steerkit.resources import bundled_models
 from steerkit.traces import THINK, Trace, Traces
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from steerkit.steering import Steering
     from steerkit.tasks import Task
-    from steerkit.vectors import Direction, Term, Terms
+    from steerkit.terms import Term, Terms
+    from steerkit.vectors import Direction
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +187,17 @@ class ThinkingModel:
                 where=where,
                 fix="load the tokenizer that belongs to the model",
             )
+
+    def ends_sentence(self, token: int) -> bool | None:
+        """Whether a token ends a sentence, by its text; ``None`` for mere white space."""
+        if token not in self._sentence_ends:
+            text = self.tokenizer.decode([token], skip_special_tokens=False)
+            self._sentence_ends[token] = ends_sentence(str(text))
+        return self._sentence_ends[token]
+
+    @cached_property
+    def _sentence_ends(self) -> dict[int, bool | None]:
+        return {}
 
     @cached_property
     def _beginning(self) -> list[int]:

@@ -183,9 +183,14 @@ class Moments:
         return torch.stack([norm.cpu() for norm in self._norms]) / max(self.tokens, 1)
 
     @property
+    def mean(self) -> Float64[Tensor, "layer d_model"]:
+        """E h over thinking positions."""
+        return torch.stack([h.cpu() for h in self._hidden]) / max(self.tokens, 1)
+
+    @property
     def norm_of_mean(self) -> Float64[Tensor, " layer"]:
         """||E h|| over thinking positions."""
-        return torch.stack([h.cpu() for h in self._hidden]).norm(dim=1) / max(self.tokens, 1)
+        return self.mean.norm(dim=1)
 
     @property
     def outliers(self) -> Int64[Tensor, " layer"]:

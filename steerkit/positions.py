@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Int8
+from jaxtyping import Int8
 from torch import Tensor
 
-from steerkit.errors import SteeringError, WindowError
+from steerkit.errors import WindowError
 
 PROMPT, THINK, ANSWER, PAD = 0, 1, 2, 3
 """Phase of a position: that of the token it *predicts*; padding has none."""
-
-Where = Literal["all", "prompt", "generated", "think", "answer"]
-WHERES: tuple[Where, ...] = get_args(Where)
 
 
 @dataclass(frozen=True)
@@ -124,24 +120,3 @@ def phases(length: int, think_start: int, answer_start: int) -> Int8[Tensor, " p
     result[think_start:] = THINK
     result[answer_start:] = ANSWER
     return result
-
-
-def where_mask(
-    where: Where, phase: Int8[Tensor, "*shape"], generated: Bool[Tensor, "*shape"]
-) -> Bool[Tensor, "*shape"]:
-    """Positions that ``where`` names; padding is in none.
-
-    ``generated`` marks positions that predict a generated token, the last prompt
-    position included. Raises :class:`SteeringError` for an unknown place.
-    """
-    if where == "all":
-        return phase != PAD
-    if where == "generated":
-        return generated & (phase != PAD)
-    if where == "prompt":
-        return phase == PROMPT
-    if where == "think":
-        return phase == THINK
-    if where == "answer":
-        return phase == ANSWER
-    raise SteeringError(f"unknown place {where!r}", expected="one of " + ", ".join(WHERES))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from steerkit.decoding import Row, phase_after, spell
+from steerkit.decoding import Row, follow, spell
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
 from steerkit.positions import ANSWER, THINK
@@ -55,8 +55,7 @@ class Stop:
         if token in model.eos_ids:
             row.ended = "end"
             return
-        row.ids.append(token)
-        row.phases.append(phase_after(model, row.phases[-1], row.ids))
+        follow(model, row, token)
         if self._reached(model, row):
             row.ended = "until"
         elif len(row.ids) == len(row.begun) + row.limit:

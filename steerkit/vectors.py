@@ -1,4 +1,4 @@
-"""Direction, Term, SteeringVectors: what is extracted, what is applied, and the file between."""
+"""Direction and SteeringVectors: what is extracted, and the file that keeps it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
@@ -27,7 +26,7 @@ from steerkit.errors import (
 )
 from steerkit.files import write_bytes_atomic
 from steerkit.layers import Layer, Layers, layer_numbers
-from steerkit.positions import WHERES, Where
+from steerkit.terms import Term, Terms, as_terms, layer_ranges, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +36,9 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
-Operator = Literal["add"]
 FORMAT = 1
 _NORMS = ("mean_norm", "norm_of_mean")
-_CURVES = ("split_half", "split_half_shuffled", "auroc", "cone")
+_CURVES = ("split_half", "split_half_shuffled", "auroc", "cone", "mean_projection")
 _logger = logging.getLogger(__name__)
 
 
@@ -67,6 +65,8 @@ class Direction:
         Area under the ROC curve of the projection at the token before a span.
     cone:
         Angle in degrees that holds 95 % of bootstrap replicates.
+    mean_projection:
+        E h . u over thinking positions, u the unit vector: where ``center`` sets h . u.
     n_layers:
         Decoder layers of the model.
     """
@@ -84,6 +84,7 @@ class Direction:
     split_half_shuffled: Float[Tensor, " layer"] | None = None
     auroc: Float[Tensor, " layer"] | None = None
     cone: Float[Tensor, " layer"] | None = None
+    mean_projection: Float[Tensor, " layer"] | None = None
 
     @property
     def d_model(self) -> int:
@@ -102,7 +103,7 @@ class Direction:
         if number not in self.layers:
             raise SteeringError(
                 f"no direction of {self.behavior!r} at layer {number}",
-                expected="one of layers " + _ranges(self.layers),
+                expected="one of layers " + layer_ranges(self.layers),
             )
         return self.layers.index(number)
 
@@ -113,10 +114,14 @@ class Direction:
         ||E h|| u (Venhoff et al. 2025, arXiv 2506.18167), ``raw`` is d, ``one`` is u.
         Raises :class:`SteeringError` for a direction whose length is zero or not finite.
         """
-        i = self.row(layer)
-        raw = self.tensor[i]
+        raw = self.tensor[self.row(layer)]
         if unit == "raw":
             return raw
+        return self.unit_vector(layer) * self.unit_length(layer, unit)
+
+    def unit_vector(self, layer: Layer) -> Float[Tensor, " d_model"]:
+        """u: the raw difference at length 1; :class:`SteeringError` where it has none."""
+        raw = self.tensor[self.row(layer)]
         length = raw.norm()
         if not math.isfinite(float(length)):
             raise SteeringError(
@@ -124,10 +129,17 @@ class Direction:
             )
         if float(length) == 0.0:
             raise SteeringError(f"the direction of {self.behavior!r} is zero at layer {layer}")
-        scales = {"norm": self.mean_norm[i], "paper": self.norm_of_mean[i], "one": 1.0}
-        if unit not in scales:
+        return raw / length
+
+    def unit_length(self, layer: Layer, unit: Unit = "norm") -> Float[Tensor, ""]:
+        """n: how long a coefficient of 1 is at ``layer``, in units of the residual stream."""
+        i = self.row(layer)
+        if unit not in UNITS:
             raise SteeringError(f"unknown unit {unit!r}", expected="one of " + ", ".join(UNITS))
-        return raw / length * scales[unit]
+        if unit == "raw":
+            return self.tensor[i].norm()
+        lengths = {"norm": self.mean_norm, "paper": self.norm_of_mean}
+        return lengths[unit][i] if unit in lengths else torch.ones(())
 
     def random(self, seed: int) -> Direction:
         """A control: a random direction of the same raw norm at every layer.
@@ -148,24 +160,39 @@ class Direction:
             split_half_shuffled=None,
             auroc=None,
             cone=None,
+            mean_projection=None,
         )
 
-    def at(
-        self,
-        layer: Layers | None = None,
-        where: Where | None = None,
-        unit: Unit | None = None,
-    ) -> Term:
-        """A term of coefficient 1 at these layers, places and unit."""
-        return (1.0 * self).at(layer=layer, where=where, unit=unit)
+    def at(self, layer: Layers | None = None, **placed: Any) -> Term:
+        """A term of coefficient 1 at these layers, places, times: see :meth:`Term.at`."""
+        return (1.0 * self).at(layer=layer, **placed)
+
+    def ablate(self, strength: float = 1.0) -> Term:
+        """h - strength (h . u) u: at 1 nothing of the direction is left (Arditi et al. 2024,
+        arXiv 2406.11717)."""
+        return Term(strength, self, operator="ablate")
+
+    def center(self, strength: float = 1.0) -> Term:
+        """h + strength (m - h . u) u with m = E h . u over thinking positions: the direction
+        says no more than it does on average."""
+        return Term(strength, self, operator="center")
+
+    def clamp(self, target: float, strength: float = 1.0) -> Term:
+        """h + strength (target n - h . u) u, n the unit's length: the projection is ``target``."""
+        return Term(strength, self, operator="clamp", target=target)
+
+    def rotate(self, degrees: float) -> Term:
+        """h turned by ``degrees`` toward u (away from it if negative) in the plane of both, its
+        length kept, never past u or -u (Vu and Nguyen 2025, arXiv 2510.26243)."""
+        return Term(degrees, self, operator="rotate")
 
     def __mul__(self, coefficient: float) -> Term:
-        return Term(_number(coefficient), self)
+        return Term(number(coefficient), self)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Term:
-        return Term(1.0 / _number(divisor), self)
+        return Term(1.0 / number(divisor), self)
 
     def __neg__(self) -> Term:
         return Term(-1.0, self)
@@ -185,158 +212,6 @@ class Direction:
             f"Direction({self.behavior!r}, {len(self.layers)} layers of width {self.d_model}, "
             f"{self.spans} spans of {self.tasks} tasks, {layer})"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """A number times a Direction, at its own layers and places.
-
-    Attributes
-    ----------
-    coefficient:
-        In units of each layer; 0 does nothing at all.
-    layers:
-        Model layers whose output is edited; ``None`` is the direction's suggested layer.
-    operator:
-        ``add``: h + coefficient * unit * u.
-    where:
-        ``all``, ``prompt``, ``generated``, ``think`` or ``answer``.
-    unit:
-        ``norm``, ``paper``, ``raw`` or ``one`` (:meth:`Direction.vector`).
-    """
-
-    coefficient: float
-    direction: Direction
-    layers: tuple[int, ...] | None = None
-    operator: Operator = "add"
-    where: Where = "all"
-    unit: Unit = "norm"
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.coefficient):
-            raise SteeringError(
-                f"the coefficient of {self.direction.behavior!r} is not finite",
-                found=self.coefficient,
-            )
-        for what, value, known in (
-            ("place", self.where, WHERES),
-            ("unit", self.unit, UNITS),
-            ("operator", self.operator, get_args(Operator)),
-        ):
-            if value not in known:
-                raise SteeringError(
-                    f"unknown {what} {value!r}", expected="one of " + ", ".join(known)
-                )
-        if self.layers is not None:
-            # a layer named twice is one layer
-            object.__setattr__(self, "layers", layer_numbers(self.layers, SteeringError))
-            for layer in self.layers:
-                self.direction.row(layer)
-
-    def resolved_layers(self) -> tuple[int, ...]:
-        """The layers that are edited; :class:`SteeringError` when none was chosen."""
-        if self.layers is not None:
-            return self.layers
-        if self.direction.layer is None:
-            raise SteeringError(
-                f"no layer was chosen for {self.direction.behavior!r}",
-                expected="one of layers " + _ranges(self.direction.layers),
-                fix="name one: direction.at(layer=...), or name=coefficient@layer",
-            )
-        return (self.direction.layer,)
-
-    def at(
-        self,
-        layer: Layers | None = None,
-        where: Where | None = None,
-        unit: Unit | None = None,
-    ) -> Term:
-        """The same term at other layers, places or unit; what is ``None`` stays."""
-        layers = self.layers if layer is None else layer_numbers(layer, SteeringError)
-        return replace(self, layers=layers, where=where or self.where, unit=unit or self.unit)
-
-    def to_json(self) -> dict[str, Any]:
-        """What is recorded with a steered chain."""
-        return {
-            "behavior": self.direction.behavior,
-            "direction": self.direction.digest,
-            "coefficient": self.coefficient,
-            "layers": list(self.resolved_layers()),
-            "operator": self.operator,
-            "where": self.where,
-            "unit": self.unit,
-        }
-
-    def __mul__(self, factor: float) -> Term:
-        return replace(self, coefficient=self.coefficient * _number(factor))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor: float) -> Term:
-        return replace(self, coefficient=self.coefficient / _number(divisor))
-
-    def __neg__(self) -> Term:
-        return replace(self, coefficient=-self.coefficient)
-
-    def __add__(self, other: Direction | Term | Terms) -> Terms:
-        return as_terms(self) + other
-
-    def __radd__(self, other: object) -> Terms:  # sum() begins with 0
-        return as_terms(other) + as_terms(self)
-
-    def __sub__(self, other: Direction | Term | Terms) -> Terms:
-        return as_terms(self) - other
-
-    def __repr__(self) -> str:
-        layers = "" if self.layers is None else "@" + _ranges(self.layers)
-        return f"{self.coefficient:g} * {self.direction.behavior}{layers}"
-
-
-class Terms(tuple[Term, ...]):
-    """A sum of terms. Every term keeps its own scale; sums are never renormalised."""
-
-    __slots__ = ()
-    __array_ufunc__ = None  # numpy.float64(0.3) * terms is ours to answer, not an array
-
-    def __add__(self, other: object) -> Terms:  # type: ignore[override]
-        return Terms((*self, *as_terms(other)))
-
-    def __radd__(self, other: object) -> Terms:
-        return as_terms(other) + self
-
-    def __sub__(self, other: object) -> Terms:
-        return self + -as_terms(other)
-
-    def __mul__(self, factor: float) -> Terms:  # type: ignore[override]
-        return Terms(term * factor for term in self)
-
-    __rmul__ = __mul__  # type: ignore[assignment]
-
-    def __truediv__(self, divisor: float) -> Terms:
-        return Terms(term / divisor for term in self)
-
-    def __neg__(self) -> Terms:
-        return Terms(-term for term in self)
-
-    def __repr__(self) -> str:
-        return " + ".join(map(repr, self)) or "no terms"
-
-
-def as_terms(steering: object) -> Terms:
-    """Terms from a Direction, a Term, several, or nothing (``None`` or 0)."""
-    if isinstance(steering, Terms):
-        return steering
-    if isinstance(steering, Term):
-        return Terms((steering,))
-    if isinstance(steering, Direction):
-        return Terms((1.0 * steering,))
-    if steering is None or (isinstance(steering, int | float) and steering == 0):
-        return Terms()
-    raise SteeringError(
-        "this cannot steer",
-        expected='a term such as 0.3 * vectors["backtracking"], a sum of them, or None',
-        found=type(steering).__name__,
-    )
 
 
 class SteeringVectors(Mapping[str, Direction]):
@@ -584,16 +459,3 @@ def _noise(seed: int, layer: int, d_model: int) -> Float[Tensor, " d_model"]:
     digest = hashlib.blake2b(f"{seed} {layer}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.randn(d_model, generator=generator)
-
-
-def _number(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise SteeringError("a coefficient is a number", found=type(value).__name__)
-    return float(value)
-
-
-def _ranges(layers: Iterable[int]) -> str:
-    ordered = sorted(layers)
-    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))

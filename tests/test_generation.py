@@ -13,7 +13,7 @@ import torch
 from steerkit.errors import GenerationError, SteerkitError, VectorsError
 from steerkit.generation import generate
 from steerkit.models import ThinkingModel
-from steerkit.positions import WHERES, where_mask
+from steerkit.places import PLACES, Positions, where_mask
 from steerkit.sampling import Noise, Sampling, choose, row_key
 from steerkit.tasks import Task
 from steerkit.traces import Traces, read_traces, write_traces
@@ -44,8 +44,12 @@ def plain_chain(model, prompt, term=None, *, sample=0, seed=0, temperature=1.0, 
             phase[start - 1 :] = 1
             if closing:
                 phase[closing[0] :] = 2
-            generated = torch.arange(len(ids)) >= start - 1
-            mask = where_mask(term.where, phase, generated)
+            index = torch.arange(len(ids))
+            texts = [model.tokenizer.decode(i) for i in ids]
+            starts = torch.tensor([text.strip(" ") in {".", "?", "!", "\n"} for text in texts])
+            starts[start - 1] = True
+            at = Positions(*(t[None] for t in (phase, index, index - start + 1, starts)))
+            mask = where_mask(term.where, at)[0]
             push = term.coefficient * term.direction.vector(1, term.unit) * mask[:, None]
 
             def edit(module, args, output, push=push):
@@ -83,10 +87,10 @@ def test_greedy_equals_hugging_face_generate(architecture) -> None:
         assert list(trace.token_ids) == found[: ends[0] if ends else None]
 
 
-@pytest.mark.parametrize("where", WHERES)
+@pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_steered_chains_equal_a_loop_without_cache(model, where, temperature) -> None:
-    term = 2.0 * direction().at(where=where)
+    term = (8.0 if where == "sentences" else 2.0) * direction().at(where=where)
     traces = model.generate(PROMPTS, steer=term, temperature=temperature, max_new_tokens=12)
     changed = 0
     for prompt, trace in zip(PROMPTS, traces, strict=True):
@@ -223,10 +227,10 @@ def test_phases_are_those_of_the_aligned_trace(model, monkeypatch) -> None:
     seen: list[list[int]] = [[] for _ in range(8)]
     place = generation.RowSteering.place
 
-    def spy(self, phase, generated):
-        for row in range(phase.shape[0]):
-            seen[row] += phase[row].tolist()
-        place(self, phase, generated)
+    def spy(self, at):
+        for row in range(at.phase.shape[0]):
+            seen[row] += at.phase[row].tolist()
+        place(self, at)
 
     monkeypatch.setattr(generation.RowSteering, "place", spy)
     closing = direction()
@@ -266,9 +270,9 @@ def test_phases_without_a_template_that_opens(style, text, monkeypatch) -> None:
     seen: list[int] = []
     place = generation.RowSteering.place
 
-    def spy(self, phase, generated):
-        seen.extend(phase[0].tolist())
-        place(self, phase, generated)
+    def spy(self, at):
+        seen.extend(at.phase[0].tolist())
+        place(self, at)
 
     monkeypatch.setattr(generation.RowSteering, "place", spy)
     planted = iter(ids)

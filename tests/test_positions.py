@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from itertools import pairwise
 
 import pytest
@@ -10,18 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.errors import SteeringError, SteerkitError
+from steerkit.errors import SteerkitError
 from steerkit.positions import (
     ANSWER,
-    PAD,
     PROMPT,
     THINK,
-    WHERES,
     Window,
     WindowError,
     phases,
     span_tokens,
-    where_mask,
 )
 
 # -- Window
@@ -184,48 +180,3 @@ def test_phases_of_a_template_that_opens_thinking():
 
 
 # -- places
-
-
-@pytest.fixture
-def batch():
-    """A closed chain with padding on the left, and one with it on the right."""
-    phase = torch.tensor(
-        [
-            [PAD, PAD, PROMPT, PROMPT, THINK, THINK, ANSWER, ANSWER],
-            [PROMPT, THINK, THINK, ANSWER, ANSWER, ANSWER, PAD, PAD],
-        ],
-        dtype=torch.int8,
-    )
-    # the prompt ends at positions 3 and 1: that position predicts the first generated token
-    generated = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1]]).bool()
-    return phase, generated
-
-
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ("all", [[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0]]),
-        ("prompt", [[0, 0, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]),
-        ("generated", [[0, 0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 0, 0]]),
-        ("think", [[0, 0, 0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]),
-        ("answer", [[0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]),
-    ],
-)
-def test_places_are_positions(batch, where, expected):
-    assert where_mask(where, *batch).int().tolist() == expected
-
-
-def test_phases_part_every_position_and_padding_is_in_none(batch):
-    phase, generated = batch
-    masks = [where_mask(where, phase, generated) for where in ("prompt", "think", "answer")]
-    assert torch.equal(sum(m.int() for m in masks), (phase != PAD).int())
-    assert len(WHERES) == 5
-    for where in WHERES:
-        assert not where_mask(where, phase, generated)[phase == PAD].any()
-
-
-def test_an_unknown_place_lists_the_known(batch):
-    # the tests' type checks would refuse it before the function can
-    with pytest.raises(SteeringError, match="unknown place 'thinking'") as error:
-        inspect.unwrap(where_mask)("thinking", *batch)
-    assert all(where in str(error.value) for where in WHERES)

@@ -9,7 +9,8 @@ import torch
 
 from steerkit.errors import SteeringError, VectorsError
 from steerkit.models import ThinkingModel
-from steerkit.positions import ANSWER, PAD, PROMPT, THINK, WHERES
+from steerkit.places import PLACES, Positions
+from steerkit.positions import ANSWER, PAD, PROMPT, THINK
 from steerkit.steering import RowSteering, rows_of
 from steerkit.vectors import Direction, Term, Terms
 from tests.tiny import tiny_model
@@ -45,8 +46,14 @@ PHASE = torch.tensor(
     ],
     dtype=torch.int8,
 )
-GENERATED = torch.zeros_like(PHASE, dtype=torch.bool)
-GENERATED[:, 4:] = True
+STEP = torch.full(PHASE.shape, -1)
+STEP[:, 4:] = torch.arange(4)
+GENERATED = STEP >= 0
+STARTS = torch.tensor(
+    [[0, 0, 0, 0, 1, 0, 1, 0], [0, 0, 0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 1, 0, 0, 1]]
+)
+INDEX = ((PHASE != PAD).long().cumsum(1) - 1).clamp(min=0)
+AT = Positions(PHASE, INDEX, STEP, STARTS.bool())
 
 
 def streams(model: ThinkingModel, rows: list[Terms] | None, dtype=None) -> list[torch.Tensor]:
@@ -55,7 +62,7 @@ def streams(model: ThinkingModel, rows: list[Terms] | None, dtype=None) -> list[
     mask = (PHASE != PAD).long()
     found: list[torch.Tensor] = []
     steering = RowSteering(model, rows or [Terms()] * 3)
-    steering.place(PHASE, GENERATED)
+    steering.place(AT)
 
     def keep(hidden: torch.Tensor, hook: object) -> None:
         found.append(hidden.clone())
@@ -64,7 +71,7 @@ def streams(model: ThinkingModel, rows: list[Terms] | None, dtype=None) -> list[
         stack = [model.residual.hooked(layer, keep) for layer in range(LAYERS)]
         for hooked in stack:
             hooked.__enter__()
-        model.hf(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0))
+        model.hf(input_ids=ids, attention_mask=mask, position_ids=INDEX)
         for hooked in reversed(stack):
             hooked.__exit__(None, None, None)
     return found
@@ -75,11 +82,13 @@ def places(where: str) -> torch.Tensor:
     codes = {"prompt": [PROMPT], "think": [THINK], "answer": [ANSWER]}
     if where == "generated":
         return GENERATED & (PHASE != PAD)
+    if where == "sentences":
+        return STARTS.bool() & (PHASE == THINK)
     chosen = codes.get(where, [PROMPT, THINK, ANSWER])
     return torch.stack([code == PHASE for code in chosen]).any(dim=0)
 
 
-@pytest.mark.parametrize("where", WHERES)
+@pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("unit", ["norm", "paper", "raw", "one"])
 def test_the_edit_is_the_formula_and_nothing_else(model, where, unit) -> None:
     d = direction()
@@ -141,16 +150,6 @@ def test_half_precision_is_edited_in_float32_and_cast_back(dtype) -> None:
     shown = PHASE != PAD
     assert steered[1].dtype == dtype
     assert torch.equal(steered[1][shown], expected[shown])
-
-
-def test_rows_can_be_selected(model) -> None:
-    d = direction()
-    steering = RowSteering(model, [Terms((c * d,)) for c in (0.1, 0.2, 0.3)])
-    steering.select(torch.tensor([2, 0]))
-    steering.place(PHASE[:2], GENERATED[:2])
-    kept = steering._edits[1].weights
-    assert kept is not None
-    torch.testing.assert_close(kept[:, -1, 0], torch.tensor([0.3, 0.1]))
 
 
 def test_running_without_word_of_places_is_an_error_and_leaves_no_hook(model) -> None:

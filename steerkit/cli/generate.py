@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
-# of steerkit.positions and steerkit.vectors, without importing torch for them; the first is
+# of steerkit.places and steerkit.vectors, without importing torch for them; the first is
 # the default
-WHERES = ("all", "prompt", "generated", "think", "answer")
+WHERES = ("all", "prompt", "generated", "think", "answer", "sentences")
 UNITS = ("norm", "paper", "raw", "one")
 SHOWN = 10
 """Prompts whose chains are all shown; of more, with --out, only the summary is."""

@@ -12,7 +12,8 @@ from steerkit.cli.parser import layers as parse_layers
 from steerkit.errors import SteeringError
 
 if TYPE_CHECKING:
-    from steerkit.vectors import SteeringVectors, Terms
+    from steerkit.terms import Terms
+    from steerkit.vectors import SteeringVectors
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def variants(
     two lists, for a layer that is not there or was never chosen, and
     :class:`BehaviorError` for a name without a direction.
     """
-    from steerkit.vectors import Terms
+    from steerkit.terms import Terms
 
     lists = [option for option in options if len(option.coefficients) > 1]
     if len(lists) > 1:

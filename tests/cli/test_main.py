@@ -117,11 +117,12 @@ def test_choices_are_those_of_the_library():
     from steerkit.annotation import ANNOTATORS
     from steerkit.cli.parser import build_parser
     from steerkit.directions import DEFAULT_CONTRAST
-    from steerkit.positions import WHERES, Window
+    from steerkit.places import PLACES
+    from steerkit.positions import Window
     from steerkit.vectors import UNITS
 
     assert extract.CONTRAST == DEFAULT_CONTRAST
-    assert (generate.WHERES, generate.UNITS) == (WHERES, UNITS)
+    assert (generate.WHERES, generate.UNITS) == (PLACES, UNITS)
     assert Window.parse(build_parser().parse_args(["extract"]).window) == Window()
     with pytest.raises(SystemExit):
         build_parser().parse_args(["annotate", "x", "--annotator", "nobody"])

@@ -1,0 +1,267 @@
+"""Term and Terms: a number times a direction, where and when it is applied, and sums of such."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from steerkit.errors import SteeringError
+from steerkit.layers import Layers, layer_numbers
+from steerkit.places import Where, check_where, where_json
+from steerkit.schedules import Gate, Schedule, check_schedule
+
+if TYPE_CHECKING:
+    from steerkit.vectors import Direction, Unit
+
+Operator = Literal["add", "ablate", "center", "clamp", "rotate"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
+_UNITS = ("norm", "paper", "raw", "one")
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A number times a Direction: what is done to the residual stream, where and when.
+
+    With u the unit vector of the direction at a layer and n the length of the term's unit:
+
+    ========  ==================================================================
+    add       h + c n u
+    ablate    h + c (0 - h . u) u
+    center    h + c (m - h . u) u, m the direction's mean projection
+    clamp     h + c (target n - h . u) u
+    rotate    h turned by c degrees toward u, its length kept, never past u or -u
+    ========  ==================================================================
+
+    The edit is computed in float32 and cast back. Of several terms at one layer the adds are
+    summed, then the others follow in the order in which they stand.
+
+    Attributes
+    ----------
+    coefficient:
+        c; for ``add`` in units of each layer, for ``rotate`` in degrees, else a strength of
+        which 1 is all. 0 does nothing at all.
+    layers:
+        Model layers whose output is edited; ``None`` is the direction's suggested layer.
+    operator:
+        One of the five; :class:`~steerkit.vectors.Direction` has a method for each.
+    where:
+        ``all``, ``prompt``, ``generated``, ``think``, ``answer``, ``sentences``, a window of
+        :class:`~steerkit.places.Steps` or a :class:`~steerkit.places.Mask`.
+    unit:
+        ``norm``, ``paper``, ``raw`` or ``one`` (:meth:`Direction.vector`).
+    schedule:
+        A factor of the coefficient over the steps of the response: ``None`` for 1,
+        :class:`~steerkit.schedules.Ramp`, :class:`~steerkit.schedules.Decay`, or a function from
+        steps to factors, both ``[row, position]``.
+    gate:
+        Edit only where the projection at the current token is in a range.
+    target:
+        Of ``clamp``, in units.
+    """
+
+    coefficient: float
+    direction: Direction
+    layers: tuple[int, ...] | None = None
+    operator: Operator = "add"
+    where: Where = "all"
+    unit: Unit = "norm"
+    schedule: Schedule = None
+    gate: Gate | None = None
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("coefficient", self.coefficient), ("target", self.target or 0.0)):
+            if not math.isfinite(number(value)):
+                raise SteeringError(
+                    f"the {what} of {self.direction.behavior!r} is not finite", found=value
+                )
+        for what, name, known in (
+            ("unit", self.unit, _UNITS),
+            ("operator", self.operator, OPERATORS),
+        ):
+            if name not in known:
+                raise SteeringError(
+                    f"unknown {what} {name!r}", expected="one of " + ", ".join(known)
+                )
+        if (self.target is None) == (self.operator == "clamp"):
+            raise SteeringError(
+                "only a clamp has a target", found=f"{self.operator}, target {self.target}"
+            )
+        check_where(self.where)
+        check_schedule(self.schedule)
+        if self.layers is not None:
+            # a layer named twice is one layer
+            object.__setattr__(self, "layers", layer_numbers(self.layers, SteeringError))
+            for layer in self.layers:
+                self.direction.row(layer)
+
+    def resolved_layers(self) -> tuple[int, ...]:
+        """The layers that are edited; :class:`SteeringError` when none was chosen."""
+        if self.layers is not None:
+            return self.layers
+        if self.direction.layer is None:
+            raise SteeringError(
+                f"no layer was chosen for {self.direction.behavior!r}",
+                expected="one of layers " + layer_ranges(self.direction.layers),
+                fix="name one: direction.at(layer=...), or name=coefficient@layer",
+            )
+        return (self.direction.layer,)
+
+    def at(
+        self,
+        layer: Layers | None = None,
+        where: Where | None = None,
+        unit: Unit | None = None,
+        schedule: Schedule = None,
+        gate: Gate | None = None,
+    ) -> Term:
+        """The same term at other layers, places or times; what is ``None`` stays."""
+        return replace(
+            self,
+            layers=self.layers if layer is None else layer_numbers(layer, SteeringError),
+            where=self.where if where is None else where,
+            unit=unit or self.unit,
+            schedule=self.schedule if schedule is None else schedule,
+            gate=gate or self.gate,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded with a steered chain; what is as usual is left out."""
+        found: dict[str, Any] = {
+            "behavior": self.direction.behavior,
+            "direction": self.direction.digest,
+            "coefficient": self.coefficient,
+            "layers": list(self.resolved_layers()),
+            "operator": self.operator,
+            "where": where_json(self.where),
+            "unit": self.unit,
+        }
+        if self.target is not None:
+            found["target"] = self.target
+        if self.gate is not None:
+            found["gate"] = self.gate.to_json()
+        if self.schedule is not None:
+            known = getattr(self.schedule, "to_json", None)
+            name = getattr(self.schedule, "__qualname__", type(self.schedule).__name__)
+            found["schedule"] = known() if known is not None else f"function {name}"
+        return found
+
+    def __mul__(self, factor: float) -> Term:
+        return replace(self, coefficient=self.coefficient * number(factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Term:
+        return replace(self, coefficient=self.coefficient / number(divisor))
+
+    def __neg__(self) -> Term:
+        return replace(self, coefficient=-self.coefficient)
+
+    def __add__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) + other
+
+    def __radd__(self, other: object) -> Terms:  # sum() begins with 0
+        return as_terms(other) + as_terms(self)
+
+    def __sub__(self, other: Direction | Term | Terms) -> Terms:
+        return as_terms(self) - other
+
+    def __repr__(self) -> str:
+        layers = "" if self.layers is None else "@" + layer_ranges(self.layers)
+        name = f"{self.coefficient:g} * {self.direction.behavior}{layers}"
+        return name if self.operator == "add" else f"{self.operator}({name})"
+
+
+class Terms(tuple[Term, ...]):
+    """A sum of terms. Every term keeps its own scale; sums are never renormalised."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # numpy.float64(0.3) * terms is ours to answer, not an array
+
+    def orthogonal(self) -> Terms:
+        """The same terms with directions at right angles to each other, at every layer.
+
+        Each loses what it shares with those before it (Gram and Schmidt, in the order in which
+        the terms stand: put first what must not change) and keeps its unit and coefficient, so
+        that it pushes as far. Directions that several terms share count once. Raises
+        :class:`SteeringError` where nothing is left.
+        """
+        made: dict[int, Direction] = {}
+        for term in self:
+            direction = term.direction
+            if id(direction) in made:
+                continue
+            tensor = direction.tensor.clone()
+            for before in made.values():
+                for layer in set(before.layers) & set(direction.layers):
+                    u = before.unit_vector(layer)
+                    row = tensor[direction.row(layer)]
+                    tensor[direction.row(layer)] = row - (row @ u) * u
+            left = tensor.norm(dim=1) / direction.tensor.norm(dim=1).clamp_min(1e-30)
+            if bool((left < 1e-4).any()):
+                raise SteeringError(
+                    f"nothing of {direction.behavior!r} is left beside the directions before it",
+                    fix="leave the term out, or put it first",
+                )
+            made[id(direction)] = replace(direction, tensor=tensor)
+        return Terms(replace(term, direction=made[id(term.direction)]) for term in self)
+
+    def __add__(self, other: object) -> Terms:  # type: ignore[override]
+        return Terms((*self, *as_terms(other)))
+
+    def __radd__(self, other: object) -> Terms:
+        return as_terms(other) + self
+
+    def __sub__(self, other: object) -> Terms:
+        return self + -as_terms(other)
+
+    def __mul__(self, factor: float) -> Terms:  # type: ignore[override]
+        return Terms(term * factor for term in self)
+
+    __rmul__ = __mul__  # type: ignore[assignment]
+
+    def __truediv__(self, divisor: float) -> Terms:
+        return Terms(term / divisor for term in self)
+
+    def __neg__(self) -> Terms:
+        return Terms(-term for term in self)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self)) or "no terms"
+
+
+def as_terms(steering: object) -> Terms:
+    """Terms from a Direction, a Term, several, or nothing (``None`` or 0)."""
+    if isinstance(steering, Terms):
+        return steering
+    if isinstance(steering, Term):
+        return Terms((steering,))
+    if steering is None or (isinstance(steering, int | float) and steering == 0):
+        return Terms()
+    from steerkit.vectors import Direction
+
+    if isinstance(steering, Direction):
+        return Terms((1.0 * steering,))
+    raise SteeringError(
+        "this cannot steer",
+        expected='a term such as 0.3 * vectors["backtracking"], a sum of them, or None',
+        found=type(steering).__name__,
+    )
+
+
+def number(value: object) -> float:
+    """A coefficient; :class:`SteeringError` for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise SteeringError("a coefficient is a number", found=type(value).__name__)
+    return float(value)
+
+
+def layer_ranges(layers: Iterable[int]) -> str:
+    """Layers as one reads them: ``0 to 27``, or ``3, 5``."""
+    ordered = sorted(layers)
+    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
