@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,8 @@ from steerkit.cache import growing_cache, join_caches, joinable
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
 from steerkit.places import Positions
-from steerkit.positions import ANSWER, PAD, PROMPT, THINK, still_opening
+from steerkit.positions import PAD, PROMPT
+from steerkit.response import Response
 from steerkit.sampling import row_key
 from steerkit.steering import RowSteering
 from steerkit.streaming import out_of_memory
@@ -37,7 +38,7 @@ Next = Callable[[Float[Tensor, "row vocabulary"], Sequence["Row"]], list[int]]
 
 
 @dataclass
-class Row:
+class Row(Response):
     """One chain while it is written.
 
     Attributes
@@ -48,11 +49,6 @@ class Row:
         Token ids of the rendered prompt, and of what the response begins with.
     limit:
         New tokens at most.
-    ids:
-        Token ids of the response so far.
-    phases, starts:
-        Of the last prompt position and of that of every token in ``ids``: its phase, and
-        whether it predicts the first token of a sentence.
     forced:
         Tokens that come next whatever the model would choose.
     closed_for_it:
@@ -68,9 +64,6 @@ class Row:
     prompt: list[int]
     limit: int
     begun: tuple[int, ...]
-    phases: list[int]
-    starts: list[bool] = field(default_factory=lambda: [True])
-    ids: list[int] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
     closed_for_it: bool = False
     ended: str = ""
@@ -209,6 +202,8 @@ class Decoder:
         Gives the next token of every row.
     take:
         Notes a token of a row, and whether the row is finished (:attr:`Row.ended`).
+    readers:
+        Hook functions by layer, which see what the edits have made of its output.
     """
 
     def __init__(
@@ -218,11 +213,13 @@ class Decoder:
         capacity: int,
         choose: Next,
         take: Callable[[Row, int], None],
+        readers: Mapping[int, Callable[..., None]] | None = None,
     ) -> None:
         self.model, self.capacity = model, capacity
         self.waiting = deque(rows)
         self.batch: Batch | None = None
         self._choose, self._take = choose, take
+        self._readers = readers or {}
         self._hooks = ExitStack()
         self._hooked: RowSteering | None = None
 
@@ -313,6 +310,8 @@ class Decoder:
             self._hooked = steering
             if steering is not None:
                 self._hooks.enter_context(steering.attached())
+                for layer, reader in self._readers.items():
+                    self._hooks.enter_context(self.model.residual.hooked(layer, reader))
 
     def _detach(self, problem: BaseException) -> None:
         # told of the exception, a hook that has not fired yet is no error
@@ -336,32 +335,3 @@ class Decoder:
         self.capacity = tried // 2
         self.waiting = deque(waiting[number] for number in sorted(waiting))
         _log.warning("out of memory at %d rows: halved", tried)
-
-
-def follow(model: ThinkingModel, row: Row, token: int) -> None:
-    """Append a token to the row, and what its position is."""
-    row.ids.append(token)
-    row.phases.append(phase_after(model, row.phases[-1], row.ids))
-    opened = row.phases[-2] == PROMPT and row.phases[-1] == THINK
-    ended = model.ends_sentence(token)
-    row.starts.append(opened or (row.starts[-1] if ended is None else ended))
-
-
-def phase_after(model: ThinkingModel, phase: int, ids: Sequence[int]) -> int:
-    """Phase of the position that holds the newest of ``ids``, from that of the one before."""
-    if phase == ANSWER:
-        return ANSWER
-    opening, closing = model.think
-    if phase == PROMPT:
-        return PROMPT if still_opening(spell(model, ids), opening) else THINK
-    if model.closing_id is not None:
-        return ANSWER if ids[-1] == model.closing_id else THINK
-    return ANSWER if closing in spell(model, ids[-len(closing) :]) else THINK
-
-
-def spell(model: ThinkingModel, ids: Sequence[int]) -> str:
-    """The text of token ids, special tokens spelled out."""
-    text = model.tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return str(text)

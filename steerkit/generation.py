@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from steerkit.decoding import Decoder, Row, follow, spell
+from steerkit.decoding import Decoder, Row
 from steerkit.errors import GenerationError
-from steerkit.models import ThinkingModel, check_length
-from steerkit.positions import PROMPT, THINK
-from steerkit.sampling import Noise, Sampling, choose
-from steerkit.steering import RowSteering, Steering, rows_of
-from steerkit.stopping import Stop, Until, closing_ids
+from steerkit.models import ThinkingModel
+from steerkit.steering import Steering
+from steerkit.stopping import Until
 from steerkit.streaming import Progress
-from steerkit.tasks import Task, task_hash
-from steerkit.traces import THINK as THINK_STRINGS
-from steerkit.traces import Trace, Traces
+from steerkit.tasks import Task
+from steerkit.traces import Traces
+from steerkit.writing import Forbid, Prefix, Writing
 
 OnToken = Callable[[int, int, str], None]
 """Called with the row, the number of tokens before this one, and the text it adds."""
 
-Forbid = Callable[[Sequence[int]], Collection[int]]
-"""From the ids that a row has written so far to the ids that may not come next."""
-
-Prefix = str | Sequence[str | Sequence[int] | None] | None
-"""What responses begin with: one text for all, or one entry per prompt."""
-
-LONGEST = 1024
-"""New tokens per chain where nothing else is asked for, or what the context leaves if less."""
 BATCH = 64
 _log = logging.getLogger(__name__)
 
@@ -126,27 +110,35 @@ def generate(
     context and for numbers out of range, :class:`SteeringError` and :class:`VectorsError`
     for terms that cannot be applied. Whatever happens, no hook stays behind.
     """
-    _check(samples, max_new_tokens, batch_size)
-    # numpy's numbers are no JSON
-    sampling = Sampling(temperature, top_p=top_p, top_k=top_k, min_p=min_p)
-    seed = int(seed)
-    max_new_tokens = None if max_new_tokens is None else int(max_new_tokens)
-    text = force_answer if isinstance(force_answer, str) else f"\n{model.think[1]}\n"
-    if force_answer and thinking_budget is None:
-        raise GenerationError("an answer is forced when a budget is spent", fix="thinking_budget")
-    stop = Stop(until, thinking_budget, closing_ids(model, text) if force_answer else ())
-    rows = _rows(model, prompts, steer, prefix, samples, max_new_tokens)
-    RowSteering(model, [row.terms for row in rows])  # refuses misfits before anything runs
+    if batch_size is not None and batch_size < 1:
+        raise GenerationError("batch_size is out of range", expected="at least 1", found=batch_size)
+    writing = Writing(
+        model,
+        prompts,
+        steer=steer,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        seed=seed,
+        until=until,
+        thinking_budget=thinking_budget,
+        force_answer=force_answer,
+        prefix=prefix,
+        forbid=forbid,
+    )
+    rows = writing.rows
 
     def take(row: Row, token: int) -> None:
         before = len(row.ids)
-        shown = _shown(model, row.ids) if on_token is not None else ""
-        stop.take(model, row, token)
+        told = writing.text(row) if on_token is not None else ""
+        writing.take(row, token)
         if on_token is not None and len(row.ids) > before:
-            # a character whose bytes are not all there yet is shown with its last token
-            on_token(row.number, before, _shown(model, row.ids)[len(shown) :])
+            on_token(row.number, before, writing.text(row)[len(told) :])
 
-    decoder = Decoder(model, rows, batch_size or BATCH, _chooser(sampling, seed, forbid), take)
+    decoder = Decoder(model, rows, batch_size or BATCH, writing.choose, take)
     before, interrupted, done = model.generating, False, 0
     model.generating = True
     try:
@@ -162,166 +154,6 @@ def generate(
         _log.warning("interrupted: %d of %d chains are finished and kept", over, len(rows))
     finally:
         model.generating = before
-    rows = [row for row in rows if row.ended]
-    traces = _traces(model, rows, sampling, seed, max_new_tokens, forbid is not None)
+    traces = writing.traces([row for row in rows if row.ended])
     traces.interrupted = interrupted
     return traces
-
-
-def _chooser(
-    sampling: Sampling, seed: int, forbid: Forbid | None
-) -> Callable[[Tensor, Sequence[Row]], list[int]]:
-    """Next tokens of rows: what is forced on them, or what sampling gives."""
-    noise: Noise | None = None
-
-    def choose_next(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-        nonlocal noise
-        if forbid is not None:
-            for place, row in enumerate(rows):
-                logits[place, list(forbid(row.ids))] = -torch.inf
-        if sampling.temperature > 0 and noise is None:
-            noise = Noise(seed, logits.shape[1], logits.device)
-        keys = np.array([row.key for row in rows], dtype=np.uint64)
-        tokens = choose(logits, sampling, noise, keys, [len(row.ids) for row in rows]).tolist()
-        return [
-            row.forced.pop(0) if row.forced else token
-            for row, token in zip(rows, tokens, strict=True)
-        ]
-
-    return choose_next
-
-
-def _shown(model: ThinkingModel, ids: Sequence[int]) -> str:
-    return spell(model, ids).rstrip("\ufffd")
-
-
-def _check(samples: int, max_new_tokens: int | None, batch_size: int | None) -> None:
-    for name, value in (
-        ("samples", samples),
-        ("max_new_tokens", max_new_tokens),
-        ("batch_size", batch_size),
-    ):
-        if value is not None and value < 1:
-            raise GenerationError(f"{name} is out of range", expected="at least 1", found=value)
-
-
-def _rows(
-    model: ThinkingModel,
-    prompts: str | Task | Sequence[str | Task],
-    steer: Steering,
-    prefix: Prefix,
-    samples: int,
-    max_new_tokens: int | None,
-) -> list[Row]:
-    listed = [prompts] if isinstance(prompts, str | Task) else list(prompts)
-    if not listed:
-        raise GenerationError("no prompt to answer", expected="at least one")
-    rows: list[Row] = []
-    parts = zip(
-        listed, rows_of(steer, len(listed)), _prefixes(model, prefix, len(listed)), strict=True
-    )
-    for place, (entry, terms, begun) in enumerate(parts):
-        task = _task(entry, f"prompt {place}")
-        prompt = model.render(task.prompt)
-        model.check_ids(prompt, f"prompt {place}")
-        taken = len(prompt) + len(begun)
-        room = LONGEST if model.context is None else model.context - taken
-        limit = max_new_tokens or max(min(LONGEST, room), 1)
-        check_length(model, taken, limit, f"prompt {place}")
-        start = PROMPT if model.waits_for_opening else THINK
-        for sample in range(samples):
-            row = Row(len(rows), task, sample, terms, prompt, limit, tuple(begun), [start])
-            for token in begun:
-                follow(model, row, token)
-            rows.append(row)
-    return rows
-
-
-def _prefixes(model: ThinkingModel, prefix: Prefix, prompts: int) -> list[list[int]]:
-    """Token ids of every prompt's prefix."""
-    listed = [prefix] * prompts if prefix is None or isinstance(prefix, str) else list(prefix)
-    if len(listed) != prompts:
-        raise GenerationError(
-            "the list of prefixes does not match the prompts",
-            expected=f"{prompts} entries, one per prompt",
-            found=len(listed),
-        )
-    found = []
-    for place, entry in enumerate(listed):
-        if isinstance(entry, str):
-            options = {"add_special_tokens": False, "verbose": False}
-            ids = list(model.tokenizer(entry, **options)["input_ids"])
-        else:
-            ids = [int(i) for i in entry or ()]
-        model.check_ids(ids, f"prefix {place}")
-        if any(i in model.eos_ids for i in ids):
-            raise GenerationError("the prefix holds an end token", where=f"prefix {place}")
-        found.append(ids)
-    return found
-
-
-def _task(entry: object, where: str) -> Task:
-    """A task, or a bare prompt as one; refuses what holds no readable text."""
-    prompt = entry.prompt if isinstance(entry, Task) else entry
-    if not isinstance(prompt, str):
-        raise GenerationError(
-            "not a prompt", expected="text or a Task", found=type(entry).__name__, where=where
-        )
-    if not prompt.strip():
-        raise GenerationError("the prompt is empty", where=where)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise GenerationError("the prompt is not valid Unicode text", where=where) from None
-    if isinstance(entry, Task):
-        return entry
-    return Task(id=f"prompt-{task_hash(prompt)[:8]}", prompt=prompt)
-
-
-def _traces(
-    model: ThinkingModel,
-    rows: Sequence[Row],
-    sampling: Sampling,
-    seed: int,
-    max_new_tokens: int | None,
-    forbidding: bool,
-) -> Traces:
-    seen: dict[str, int] = {}
-    traces = []
-    for row in rows:
-        steering = [term.to_json() for term in row.terms]
-        metadata: dict[str, Any] = {
-            "steering": steering,
-            "seed": seed,
-            "sample": row.sample,
-            **sampling.to_json(),
-        }
-        if forbidding:
-            metadata["forbid"] = True
-        if row.ended in ("limit", "budget"):
-            metadata["truncated"] = True
-        if row.closed_for_it:
-            metadata["forced_answer"] = True
-        if row.begun:
-            metadata["prefix_tokens"] = len(row.begun)
-        if model.think != THINK_STRINGS:
-            metadata["think"] = list(model.think)
-        made_by: list[Any] = [row.task.prompt, model.name, model.revision, metadata, max_new_tokens]
-        made_by += [list(row.begun)] if row.begun else []
-        digest = hashlib.blake2b(json.dumps(made_by).encode(), digest_size=5).hexdigest()
-        name = f"{row.task.id}-{digest}"
-        seen[name] = seen.get(name, 0) + 1
-        traces.append(
-            Trace(
-                id=name if seen[name] == 1 else f"{name}-{seen[name]}",
-                task_id=row.task.id,
-                category=row.task.category,
-                prompt=row.task.prompt,
-                response=spell(model, row.ids),
-                model=model.name,
-                revision=model.revision,
-                token_ids=tuple(row.ids),
-                metadata=metadata,
-            )
-        )
-    return Traces(traces)

@@ -24,11 +24,14 @@ from steerkit.resources import bundled_models
 from steerkit.traces import THINK, Trace, Traces
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
     from steerkit.steering import Steering
+    from steerkit.sweeps import Sweep
     from steerkit.tasks import Task
     from steerkit.terms import Term, Terms
+    from steerkit.token_stream import Token
     from steerkit.vectors import Direction
 
 logger = logging.getLogger(__name__)
@@ -271,6 +274,26 @@ class ThinkingModel:
             on_interrupt=on_interrupt,
         )
 
+    def sweep(self, tasks: str | Task | Sequence[str | Task], steer: Any, **options: Any) -> Sweep:
+        """Chains under many coefficients, layers and directions: see
+        :func:`steerkit.sweeps.sweep`."""
+        from steerkit.sweeps import sweep
+
+        return sweep(self, tasks, steer, **options)
+
+    def stream(self, prompt: str | Task, **options: Any) -> Iterator[Token]:
+        """One chain token by token: see :func:`steerkit.token_stream.stream`."""
+        from steerkit.token_stream import stream
+
+        options.setdefault("steer", self.steering)
+        return stream(self, prompt, **options)
+
+    def read(self, traces: Trace | Sequence[Trace], vectors: Any, **options: Any) -> pd.DataFrame:
+        """Every token's projection on directions: see :func:`steerkit.projections.read`."""
+        from steerkit.projections import read
+
+        return read(self, traces, vectors, **options)
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Within it no gradient is kept and dropout is off; afterwards modes are as before."""
@@ -287,8 +310,8 @@ class ThinkingModel:
     def steer(self, *terms: Term | Terms | Direction) -> Iterator[ThinkingModel]:
         """Within it, :meth:`generate` is steered by these terms unless told otherwise.
 
-        Contexts nest; the inner one takes the place of the outer. ``hf.generate`` is not
-        steered and refuses to run here, rather than ignore the terms.
+        So are Hugging Face's own ``model.hf.generate`` and plain calls of ``model.hf``, but not
+        beam search. Contexts nest; the inner one takes the place of the outer.
         """
         from steerkit.steering import steer
 

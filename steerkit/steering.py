@@ -123,28 +123,32 @@ def rows_of(steer: Steering, prompts: int) -> list[Terms]:
 
 @contextmanager
 def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[None]:
-    """Within it ``model.generate`` is steered by ``terms`` unless it is told otherwise.
+    """Within it ``model.generate`` and every other forward pass of ``model.hf`` are steered.
 
-    The inner of nested contexts takes the place of the outer. Running ``model.hf`` by
-    other ways raises :class:`SteeringError` here, since it would ignore the terms.
+    ``model.generate`` can be told otherwise; Hugging Face's ``model.hf.generate`` and plain
+    calls of ``model.hf`` follow these terms (:class:`steerkit.hf_steering.ForwardSteering`).
+    The inner of nested contexts takes the place of the outer.
     """
+    from steerkit.hf_steering import ForwardSteering
+
     total = Terms()
     for term in terms:
         total = total + as_terms(term)
     RowSteering(model, [total])  # refuses what cannot be applied before anything runs
+    others = ForwardSteering(model, total)
 
-    def guard(*_: Any) -> None:
-        if not model.generating:
-            raise SteeringError(
-                "the model ran inside model.steer(...) by another way than model.generate",
-                fix="use model.generate here, or leave the context",
-            )
+    def follow(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model.generating or model.steering is not total:
+            others.close()
+        else:
+            others.before(args, kwargs)
 
     before = model.steering
     model.steering = total
-    handle = model.hf.register_forward_pre_hook(guard)
+    handle = model.hf.register_forward_pre_hook(follow, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
+        others.close()
         model.steering = before

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from steerkit.decoding import Row, follow, spell
+from steerkit.decoding import Row
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
 from steerkit.positions import ANSWER, THINK
+from steerkit.response import follow, spell
 
 Until = Literal["end", "think", "answer"] | Callable[[str], bool]
 """``end`` is the model's own end token; ``think`` the closing think string; ``answer`` the first
@@ -64,6 +65,18 @@ class Stop:
             row.forced = list(self.closing)
             row.ended = "" if self.closing else "budget"
             row.closed_for_it = bool(self.closing)
+
+    def to_json(self) -> dict[str, str | int]:
+        """What is recorded with a chain, where it is not as usual."""
+        found: dict[str, str | int] = {}
+        if callable(self.until):
+            name = getattr(self.until, "__qualname__", type(self.until).__name__)
+            found["until"] = f"function {name}"
+        elif self.until != "end":
+            found["until"] = self.until
+        if self.budget is not None:
+            found["thinking_budget"] = int(self.budget)
+        return found
 
     def _spent(self, row: Row) -> bool:
         """Whether the row still thinks although its budget is used up."""

@@ -222,17 +222,17 @@ def test_seeds_samples_and_tasks_differ(model) -> None:
 
 
 def test_phases_are_those_of_the_aligned_trace(model, monkeypatch) -> None:
-    import steerkit.generation as generation
+    import steerkit.decoding as decoding
 
     seen: list[list[int]] = [[] for _ in range(8)]
-    place = generation.RowSteering.place
+    place = decoding.RowSteering.place
 
     def spy(self, at):
         for row in range(at.phase.shape[0]):
             seen[row] += at.phase[row].tolist()
         place(self, at)
 
-    monkeypatch.setattr(generation.RowSteering, "place", spy)
+    monkeypatch.setattr(decoding.RowSteering, "place", spy)
     closing = direction()
     closing.tensor[1] = model.hf.get_input_embeddings().weight[model.closing_id]
     traces = generate(
@@ -258,7 +258,7 @@ def test_phases_are_those_of_the_aligned_trace(model, monkeypatch) -> None:
 )
 def test_phases_without_a_template_that_opens(style, text, monkeypatch) -> None:
     """Older R1 templates leave the opening to the model; other models know it as text only."""
-    import steerkit.generation as generation
+    import steerkit.decoding as decoding
     from steerkit.training.tokenizer import THINK_OPEN, build_tokenizer
 
     tokenizer = build_tokenizer()
@@ -268,15 +268,15 @@ def test_phases_without_a_template_that_opens(style, text, monkeypatch) -> None:
     assert not model.opens_thinking and model.waits_for_opening == (style == "old")
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     seen: list[int] = []
-    place = generation.RowSteering.place
+    place = decoding.RowSteering.place
 
     def spy(self, at):
         seen.extend(at.phase[0].tolist())
         place(self, at)
 
-    monkeypatch.setattr(generation.RowSteering, "place", spy)
+    monkeypatch.setattr(decoding.RowSteering, "place", spy)
     planted = iter(ids)
-    monkeypatch.setattr(generation, "choose", lambda *_: torch.tensor([next(planted)]))
+    monkeypatch.setattr("steerkit.writing.choose", lambda *_: torch.tensor([next(planted)]))
     trace = model.generate(PROMPTS[0])[0]
     assert trace.response == text
     assert seen == model.align(trace).phases.tolist()

@@ -185,7 +185,7 @@ def test_rows_of_takes_one_for_all_or_one_for_each() -> None:
         rows_of([None, 0.1 * d], 3)
 
 
-def test_the_context_sets_terms_guards_the_model_and_goes_without_a_trace(model) -> None:
+def test_the_context_sets_terms_and_goes_without_a_trace(model) -> None:
     d, ids = direction(), torch.tensor([[1, 2, 3]])
     hooks = len(model.hf._forward_pre_hooks)
     with model.steer(0.3 * d):
@@ -193,8 +193,7 @@ def test_the_context_sets_terms_guards_the_model_and_goes_without_a_trace(model)
         with model.steer(0.1 * d, 0.2 * d):
             assert len(model.steering) == 2
         assert len(model.steering) == 1
-        with pytest.raises(SteeringError, match=r"model\.generate"):
-            model.hf(input_ids=ids)
+        model.hf(input_ids=ids)
     assert model.steering is None and len(model.hf._forward_pre_hooks) == hooks
     model.hf(input_ids=ids)
     with pytest.raises(ZeroDivisionError), model.steer(0.3 * d):
