@@ -4,8 +4,10 @@ On the bundled model, over held-out tasks of the *evaluate* set, one chain a tas
 condition, all with the same noise: no steering, the backtracking direction at several
 coefficients, and random directions of the same norm at the same layer. Every sentence is labelled
 by the exact grammar. Differences are paired by task; intervals are 95 % bootstrap intervals over
-tasks. Results go to benchmarks/results/effect.{json,csv,md,png}; chains that are done are kept
-in out/effect, so an interrupted run goes on where it stopped (--fresh starts over).
+tasks. The coefficient that is tested is the largest at which, on tasks of the *select* set, text
+stays fluent at both signs. Results go to benchmarks/results/effect.{json,csv,md,png}; chains
+that are done are kept in out/effect, so an interrupted run goes on where it stopped (--fresh
+starts over).
 
     python benchmarks/effect.py
 """
@@ -42,6 +44,50 @@ MEASURES = (BEHAVIOR, "sentences", "tokens", "closed", "correct", "parsed", "zli
 """What is averaged over tasks: sentences of the behaviour and of all kinds per chain, generated
 tokens, whether the chain closes and its answer is right, the share of sentences that the grammar
 knows, and the compressed over the plain size of the chain (lower is more repetitive)."""
+
+
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""Coefficients of which the tested one is chosen."""
+FLUENT = 0.95
+"""Least share of closed chains, and of sentences that the grammar knows, in fluent text."""
+
+
+def fluent_coefficient(
+    model: sk.ThinkingModel, direction: sk.Direction, tasks: list[sk.Task], tokens: int
+) -> float:
+    """The largest coefficient of GRID up to which text stays fluent at both signs.
+
+    Raises :class:`SteerkitError` where it is not fluent even at the smallest.
+    """
+    steps = [sign * c for c in GRID for sign in (-1, 1)]
+    found = model.sweep(
+        tasks,
+        direction,
+        coefficients=steps,
+        max_new_tokens=tokens,
+        batch_size=256,
+        on_interrupt="raise",
+    )
+    table = found.table
+    table["parsed"] = [counts(trace)["parsed"] for trace in sk.annotate(found.traces)]
+    shares = table.groupby("coefficient")[["closed", "parsed"]].mean().min(axis=1)
+    for name, share in shares.items():
+        print(f"select tasks, {name:+g}: at least {share:.3f} fluent", file=sys.stderr)
+    fluent = [c for c in GRID if min(shares[c], shares[-c]) >= FLUENT]
+    usable = [c for c in fluent if all(less in fluent for less in GRID if less < c)]
+    if not usable:
+        raise SteerkitError(
+            "no coefficient leaves the text fluent", expected=f"at least {FLUENT:.0%}"
+        )
+    return max(usable)
+
+
+def select_tasks(vectors: sk.SteeringVectors, count: int) -> list[sk.Task]:
+    """Held-out tasks of the select set that the vectors were not extracted from."""
+    tasks = [task.to_task() for task in generate_tasks("heldout", count=1600)]
+    seen = set(vectors.provenance["extract_tasks"])
+    chosen = [task for task in tasks if split_of(task.prompt) == "select"]
+    return [task for task in chosen if task_hash(task.prompt) not in seen][:count]
 
 
 def evaluation_tasks(vectors: sk.SteeringVectors, count: int | None) -> list[sk.Task]:
@@ -174,9 +220,17 @@ def write_pages(summary: pd.DataFrame, result: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tasks", type=int, default=240, help="held-out tasks, about 400 at most")
-    parser.add_argument("--coefficient", type=float, default=0.4, help="tested at both signs")
     parser.add_argument(
-        "--curve", type=float, nargs="*", default=[-0.6, -0.2, 0.2, 0.6], help="drawn beside it"
+        "--coefficient",
+        type=float,
+        help="tested at both signs (default: the largest at which select tasks stay fluent)",
+    )
+    parser.add_argument(
+        "--curve",
+        type=float,
+        nargs="*",
+        default=[-0.6, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.6],
+        help="drawn beside it",
     )
     parser.add_argument("--random", type=int, default=19, help="random directions")
     parser.add_argument("--tokens", type=int, default=960, help="longest chain")
@@ -194,9 +248,9 @@ def main() -> int:
     vectors = sk.extract(model, sk.read_traces(sk.data("traces/countdown.jsonl")))
     direction = vectors[BEHAVIOR]
     tasks = evaluation_tasks(vectors, options.tasks)
-    rows = conditions(direction, options.curve, options.coefficient, options.random)
     made_from = [
         code_digest(),
+        Path(__file__).read_text(),
         model.revision,
         direction.digest,
         direction.layer,
@@ -210,6 +264,15 @@ def main() -> int:
         shutil.rmtree(state, ignore_errors=True)
         write_text_atomic(stamp, mark)
 
+    tested = options.coefficient
+    if tested is None:
+        chosen = state / "coefficient.json"
+        if not chosen.is_file():
+            kept = select_tasks(vectors, 120)
+            fluent = fluent_coefficient(model, direction, kept, options.tokens)
+            write_text_atomic(chosen, json.dumps({"coefficient": fluent, "tasks": len(kept)}))
+        tested = json.loads(chosen.read_text())["coefficient"]
+    rows = conditions(direction, options.curve, tested, options.random)
     table = generate(model, tasks, rows, state, options.tokens)
     summary = summarise(table)
     result = {
@@ -219,7 +282,9 @@ def main() -> int:
         "layer": direction.layer,
         "contrast": vectors.provenance["contrast"],
         "tasks": len(tasks),
-        "verdict": verdict(summary, options.coefficient),
+        "chosen_on": None if options.coefficient is not None else "select",
+        "fluent": FLUENT,
+        "verdict": verdict(summary, tested),
         "machine": machine(),
     }
     text = json.dumps(result, indent=1, default=lambda value: np.asarray(value).item())

@@ -61,9 +61,10 @@ def markdown(summary: pd.DataFrame, result: Mapping[str, Any]) -> str:
         f"{result['tasks']} held-out tasks, one chain each at temperature 1, the same noise under "
         f"every condition; layer {result['layer']} (chosen on other tasks), contrast "
         f"`{result['contrast']}`, every position; coefficients in mean norms of the residual "
-        "stream. 95 % bootstrap intervals over tasks. Tested at both signs of "
-        f"{tested:g}: the change has the right sign and its interval excludes zero, and it exceeds "
-        f"that of each of {plus['random_directions']} random directions of the same norm "
+        "stream. 95 % bootstrap intervals over tasks. "
+        + _choice(result)
+        + f"{tested:g}: the change has the right sign and its interval excludes zero, and it "
+        f"exceeds that of each of {plus['random_directions']} random directions of the same norm "
         f"at that sign (largest: {minus['largest_random']:.2f} and "
         f"{plus['largest_random']:.2f}): {said}. Of all {len(pushes)} random pushes, both signs "
         f"together, {int((pushes >= smaller).sum())} moved it as far as the smaller of the two "
@@ -73,6 +74,17 @@ def markdown(summary: pd.DataFrame, result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _choice(result: Mapping[str, Any]) -> str:
+    """How the tested coefficient came about."""
+    if result.get("chosen_on") is None:
+        return "Tested at both signs of "
+    return (
+        "Tested at both signs of the largest coefficient at which chains on other tasks stay "
+        f"fluent (closed, and sentences known to the grammar, at least {result['fluent']:.0%} "
+        "at both signs), "
+    )
 
 
 def draw(summary: pd.DataFrame, result: Mapping[str, Any]) -> Figure:

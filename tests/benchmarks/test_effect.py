@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from effect_report import draw, markdown
 
-from steerkit.traces import Span, Trace
+from steerkit.errors import SteerkitError
+from steerkit.sweeps import Sweep
+from steerkit.traces import Span, Trace, Traces
 
 RANDOM = 5
 
@@ -101,3 +103,31 @@ def test_counts_of_a_chain() -> None:
     assert found["closed"] and found["correct"]
     assert found["parsed"] == pytest.approx(2 / 3)
     assert 0 < found["zlib"] < 1.2
+
+
+class Fluent:
+    """Stands in for a model: its chains close, and are known to the grammar, up to ``limit``."""
+
+    def __init__(self, limit: dict[int, float]) -> None:
+        self.limit = limit
+
+    def sweep(self, tasks, direction, *, coefficients, **options):
+        traces, rows = [], []
+        for number, task in enumerate(tasks):
+            for c in (0.0, *coefficients):
+                good = abs(c) <= self.limit[-1 if c < 0 else 1]
+                text = "3 + 7 = 10." if good or number % 2 else "Bananas."
+                response = f"{text}\n</think>\nI do not know."
+                traces.append(Trace(f"{number}-{c}", task, response, prompt="Use 3, 7 to make 10."))
+                rows.append({"coefficient": c, "closed": True})
+        return Sweep(Traces(traces), pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("minus", "plus", "chosen"), [(0.5, 0.5, 0.5), (0.2, 0.5, 0.2), (0.4, 0.1, 0.1)]
+)
+def test_the_tested_coefficient_is_the_largest_that_stays_fluent(minus, plus, chosen) -> None:
+    model = Fluent({-1: minus, 1: plus})
+    assert effect.fluent_coefficient(model, None, list("abcdef"), 100) == chosen
+    with pytest.raises(SteerkitError, match="no coefficient"):
+        effect.fluent_coefficient(Fluent({-1: 0.01, 1: 0.5}), None, list("abcdef"), 100)
