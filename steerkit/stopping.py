@@ -17,7 +17,7 @@ Until = Literal["end", "think", "answer"] | Callable[[str], bool]
 """``end`` is the model's own end token; ``think`` the closing think string; ``answer`` the first
 line of the answer, or a closed ``\\boxed{...}`` in it; a function is asked of the response."""
 
-_NAMES = get_args(get_args(Until)[0])
+NAMES = get_args(get_args(Until)[0])
 _BOXED = re.compile(r"\\boxed\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
@@ -41,10 +41,10 @@ class Stop:
     closing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not callable(self.until) and self.until not in _NAMES:
+        if not callable(self.until) and self.until not in NAMES:
             raise GenerationError(
                 f"unknown place to stop {self.until!r}",
-                expected=", ".join(_NAMES) + ", or a function of the response",
+                expected=", ".join(NAMES) + ", or a function of the response",
             )
         if self.budget is not None and self.budget < 1:
             raise GenerationError(

@@ -12,7 +12,7 @@ from steerkit.cli.chains import print_json, print_summary, print_traces, verdict
 from steerkit.cli.parser import DEFAULT_VECTORS, add_model_options, add_verbosity, positive
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import check_output, load_model, read_prompts
-from steerkit.cli.steer import Variant, steer_option, variants
+from steerkit.cli.steer import Variant, steer_option, step_window, variants
 from steerkit.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
-# of steerkit.places and steerkit.vectors, without importing torch for them; the first is
-# the default
+# of steerkit.places, steerkit.vectors, steerkit.terms and steerkit.stopping, without importing
+# torch for them; the first is the default
 WHERES = ("all", "prompt", "generated", "think", "answer", "sentences")
 UNITS = ("norm", "paper", "raw", "one")
+OPERATORS = ("add", "ablate", "center", "rotate")
+UNTILS = ("end", "think", "answer")
 SHOWN = 10
 """Prompts whose chains are all shown; of more, with --out, only the summary is."""
 
@@ -93,8 +95,22 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--where",
         choices=WHERES,
         help="Which tokens are steered, by the token that a position predicts: those of the "
-        "prompt, of the thinking section, of the answer, all that are generated, or all. "
-        f"Default: {WHERES[0]}.",
+        "prompt, of the thinking section, of the answer, the first of every sentence of the "
+        f"thinking section, all that are generated, or all. Default: {WHERES[0]}.",
+    )
+    steering.add_argument(
+        "--steps",
+        type=step_window,
+        metavar="START-STOP",
+        help="Steer only these steps of the response, such as 0-50 or 20- (instead of --where).",
+    )
+    steering.add_argument(
+        "--operator",
+        choices=OPERATORS,
+        help="What a coefficient c does. add: push by c units along the direction; ablate: take "
+        "the share c of the direction out; center: move the share c of the way to the direction's "
+        "mean over thinking positions; rotate: turn by c degrees toward the direction, the length "
+        f"kept. Default: {OPERATORS[0]}.",
     )
     steering.add_argument(
         "--unit",
@@ -117,6 +133,40 @@ def add_command(commands: Any, formatter: Any) -> None:
         default=1.0,
         metavar="T",
         help="Temperature of sampling; 0 always takes the likeliest token. Default: %(default)s.",
+    )
+    sampling.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Sample only from the likeliest tokens that together hold this probability.",
+    )
+    sampling.add_argument(
+        "--top-k", type=positive, metavar="K", help="Sample only from the K likeliest tokens."
+    )
+    sampling.add_argument(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="Sample only tokens that are at least P times as likely as the likeliest.",
+    )
+    sampling.add_argument(
+        "--until",
+        choices=UNTILS,
+        default=UNTILS[0],
+        help="Where a chain ends: at the model's own end, after its thinking section, or with the "
+        "first line of its answer (or a closed \\boxed{...}). Default: %(default)s.",
+    )
+    sampling.add_argument(
+        "--thinking-budget",
+        type=positive,
+        metavar="N",
+        help="Cut the thinking off after so many tokens.",
+    )
+    sampling.add_argument(
+        "--force-answer",
+        action="store_true",
+        help="With --thinking-budget: close the thinking section for the model and let it answer, "
+        "instead of cutting the chain off.",
     )
     sampling.add_argument(
         "--seed",
@@ -169,8 +219,7 @@ def run(arguments: argparse.Namespace) -> None:
     vectors = _vectors(arguments)
     ways = [Variant("unsteered", None)]
     if vectors is not None:
-        where, unit = arguments.where or WHERES[0], arguments.unit or UNITS[0]
-        ways = variants(arguments.steer, vectors, where=where, unit=unit)
+        ways = variants(arguments.steer, vectors, **_placed(arguments))
     rows = len(prompts) * len(ways) * arguments.samples
     if arguments.stream and rows > 1:
         raise GenerationError(
@@ -184,6 +233,14 @@ def run(arguments: argparse.Namespace) -> None:
         vectors.check(model)
     _warn_of_unknown_words(model, prompts)
     traces = _generate(arguments, model, prompts, ways)
+    if traces.interrupted:
+        # sides cannot be told apart when some are missing: what is there is kept, no more
+        if arguments.out is not None:
+            from steerkit.traces import write_traces
+
+            write_traces(traces, arguments.out)
+            _log.warning("interrupted: %d of %d chains in %s", len(traces), rows, arguments.out)
+        raise KeyboardInterrupt
     if arguments.out is not None:
         from steerkit.traces import write_traces
 
@@ -205,7 +262,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _vectors(arguments: argparse.Namespace) -> SteeringVectors | None:
     if not arguments.steer:
-        for option in ("vectors", "where", "unit"):
+        for option in ("vectors", "where", "unit", "steps", "operator"):
             if getattr(arguments, option) is not None:
                 _log.warning("--%s does nothing without --steer", option)
         return None
@@ -213,6 +270,20 @@ def _vectors(arguments: argparse.Namespace) -> SteeringVectors | None:
         from steerkit.vectors import read_vectors
 
         return read_vectors(arguments.vectors or DEFAULT_VECTORS)
+
+
+def _placed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where, in which unit and how every term acts."""
+    from steerkit.places import Steps
+
+    if arguments.steps is not None and arguments.where is not None:
+        raise GenerationError("--steps says where already", fix="leave --where away")
+    where = arguments.where or WHERES[0]
+    return {
+        "where": where if arguments.steps is None else Steps(*arguments.steps),
+        "unit": arguments.unit or UNITS[0],
+        "operator": arguments.operator or OPERATORS[0],
+    }
 
 
 def _generate(
@@ -227,7 +298,13 @@ def _generate(
         "samples": arguments.samples,
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
+        "top_p": arguments.top_p,
+        "top_k": arguments.top_k,
+        "min_p": arguments.min_p,
         "seed": arguments.seed,
+        "until": arguments.until,
+        "thinking_budget": arguments.thinking_budget,
+        "force_answer": arguments.force_answer,
     }
     repeated = [prompt for prompt in prompts for _ in ways]
     if arguments.stream:

@@ -12,8 +12,8 @@ from steerkit.cli.parser import layers as parse_layers
 from steerkit.errors import SteeringError
 
 if TYPE_CHECKING:
-    from steerkit.terms import Terms
-    from steerkit.vectors import SteeringVectors
+    from steerkit.terms import Term, Terms
+    from steerkit.vectors import Direction, SteeringVectors
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,25 @@ def steer_option(text: str) -> SteerOption:
     return SteerOption(name.strip(), coefficients, parse_layers(places) if at else None)
 
 
+def step_window(text: str) -> tuple[int, int | None]:
+    """``START-STOP`` or ``START-``; an argparse error says what is wrong with it."""
+    start, dash, stop = text.partition("-")
+    usable = start.isdecimal() and dash and (not stop or stop.isdecimal())
+    if not usable or (stop and int(stop) <= int(start)):
+        raise argparse.ArgumentTypeError(f"expected steps such as 0-50 or 20-, found {text!r}")
+    return int(start), int(stop) if stop else None
+
+
 def variants(
-    options: Sequence[SteerOption], vectors: SteeringVectors, **placed: Any
+    options: Sequence[SteerOption],
+    vectors: SteeringVectors,
+    *,
+    operator: str = "add",
+    **placed: Any,
 ) -> list[Variant]:
     """The ways to steer that options ask for: one, or one for each coefficient of a list.
 
-    ``placed`` is ``where`` and ``unit`` of every term. Raises :class:`SteeringError` for
+    ``operator`` and ``placed`` (``where`` and ``unit``) are those of every term. Raises :class:`SteeringError` for
     two lists, for a layer that is not there or was never chosen, and
     :class:`BehaviorError` for a name without a direction.
     """
@@ -72,9 +85,9 @@ def variants(
     made = []
     for i in range(len(lists[0].coefficients) if lists else 1):
         terms = Terms(
-            (vectors[option.behavior] * option.coefficients[i if option in lists else 0]).at(
-                layer=option.layers, **placed
-            )
+            _term(
+                vectors[option.behavior], option.coefficients[i if option in lists else 0], operator
+            ).at(layer=option.layers, **placed)
             for option in options
         )
         for term in terms:
@@ -83,7 +96,17 @@ def variants(
     return made
 
 
+def _term(direction: Direction, coefficient: float, operator: str) -> Term:
+    if operator == "add":
+        return coefficient * direction
+    make = {"ablate": direction.ablate, "center": direction.center, "rotate": direction.rotate}
+    return make[operator](coefficient)
+
+
 def _title(term: Any) -> str:
     places = ",".join(map(str, term.resolved_layers()))
     coefficient = f"{term.coefficient:+g}" if term.coefficient else "0"
-    return f"{term.direction.behavior} {coefficient} @{places}"
+    name = term.direction.behavior
+    return (
+        f"{name if term.operator == 'add' else f'{term.operator} {name}'} {coefficient} @{places}"
+    )

@@ -211,3 +211,71 @@ def test_summary_counts_every_way_of_steering():
     # chains: low 0, 1, 4, 5; high 2, 3, 6, 7
     assert low == ["low", "4", "5.0", "2", "2", "2", "of", "2", "100.0", "%"]
     assert high == ["high", "4", "5.0", "3", "1", "1", "of", "3", "33.3", "%"]
+
+
+def test_sampling_and_stopping_options_are_those_of_the_library(generate, model_folder):
+    words = ["--top-p", 0.9, "--top-k", 5, "--min-p", 0.01, "--temperature", 0.7]
+    words += ["--until", "think", "--thinking-budget", 4, "--force-answer", "--seed", 3]
+    (found,) = generate(PROMPT, *words, "--json").json
+    (expected,) = sk.load(model_folder).generate(
+        PROMPT,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.01,
+        temperature=0.7,
+        until="think",
+        thinking_budget=4,
+        force_answer=True,
+        seed=3,
+        max_new_tokens=8,
+    )
+    assert found == json.loads(json.dumps(expected.to_json()))
+    assert found["metadata"]["top_k"] == 5 and found["metadata"]["forced_answer"]
+
+
+@pytest.mark.parametrize("operator", ["ablate", "center", "rotate"])
+def test_operators_and_steps_reach_the_terms(generate, vectors, model_folder, operator):
+    words = ["--vectors", vectors, "--steer", "backtracking=0,20", "--steps", "1-4"]
+    plain, found = generate(PROMPT, *words, "--operator", operator, "--json").json
+    (term,) = found["metadata"]["steering"]
+    assert (term["operator"], term["coefficient"]) == (operator, 20.0)
+    assert term["where"] == {"steps": [1, 4]}
+    direction = sk.read_vectors(vectors)["backtracking"]
+    wanted = getattr(direction, operator)(20.0).at(where=sk.Steps(1, 4))
+    (expected,) = sk.load(model_folder).generate(PROMPT, steer=wanted, max_new_tokens=8)
+    assert list(expected.token_ids) == found["token_ids"]
+    assert f"{operator} backtracking" in generate(PROMPT, *words, "--operator", operator).out
+    assert found["id"] != plain["id"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--steps", "5-5"], "such as 0-50"),
+        (["--steps", "x-5"], "such as 0-50"),
+        (["--steps", "0-5", "--where", "think"], "leave --where away"),
+        (["--force-answer"], "thinking_budget"),
+        (["--top-p", "1.5"], "top_p"),
+    ],
+)
+def test_options_out_of_range_are_refused(generate, vectors, words, named):
+    result = generate(PROMPT, "--vectors", vectors, "--steer", "backtracking=1", *words)
+    assert result.code == 2 and named in result.err and result.out == ""
+
+
+def test_an_interrupt_keeps_the_chains_that_are_finished(generate, monkeypatch, tmp_path):
+    from steerkit.decoding import Decoder
+
+    run = Decoder.run
+
+    def interrupted(self):
+        for finished in run(self):
+            yield finished
+            if finished:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Decoder, "run", interrupted)
+    result = generate(PROMPT, OTHER, "--out", "kept.jsonl", "--until", "think", "--samples", 40)
+    assert result.code == 130
+    kept = sk.read_traces(tmp_path / "kept.jsonl")
+    assert 0 < len(kept) < 80 and f"{len(kept)} of 80 chains in kept.jsonl" in result.err

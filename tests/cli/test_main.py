@@ -119,10 +119,15 @@ def test_choices_are_those_of_the_library():
     from steerkit.directions import DEFAULT_CONTRAST
     from steerkit.places import PLACES
     from steerkit.positions import Window
+    from steerkit.stopping import NAMES
+    from steerkit.terms import OPERATORS
     from steerkit.vectors import UNITS
 
     assert extract.CONTRAST == DEFAULT_CONTRAST
     assert (generate.WHERES, generate.UNITS) == (PLACES, UNITS)
+    # a clamp needs a target, which the command does not take
+    assert tuple(name for name in OPERATORS if name != "clamp") == generate.OPERATORS
+    assert generate.UNTILS == NAMES
     assert Window.parse(build_parser().parse_args(["extract"]).window) == Window()
     with pytest.raises(SystemExit):
         build_parser().parse_args(["annotate", "x", "--annotator", "nobody"])
