@@ -68,9 +68,9 @@ def variants(
 ) -> list[Variant]:
     """The ways to steer that options ask for: one, or one for each coefficient of a list.
 
-    ``operator`` and ``placed`` (``where`` and ``unit``) are those of every term. Raises :class:`SteeringError` for
-    two lists, for a layer that is not there or was never chosen, and
-    :class:`BehaviorError` for a name without a direction.
+    ``operator`` and ``placed`` (``where`` and ``unit``) are those of every term. Raises
+    :class:`SteeringError` for two lists, for a layer that is not there or was never chosen,
+    and :class:`BehaviorError` for a name without a direction.
     """
     from steerkit.terms import Terms
 
@@ -99,14 +99,12 @@ def variants(
 def _term(direction: Direction, coefficient: float, operator: str) -> Term:
     if operator == "add":
         return coefficient * direction
-    make = {"ablate": direction.ablate, "center": direction.center, "rotate": direction.rotate}
-    return make[operator](coefficient)
+    made: Term = getattr(direction, operator)(coefficient)
+    return made
 
 
 def _title(term: Any) -> str:
     places = ",".join(map(str, term.resolved_layers()))
     coefficient = f"{term.coefficient:+g}" if term.coefficient else "0"
-    name = term.direction.behavior
-    return (
-        f"{name if term.operator == 'add' else f'{term.operator} {name}'} {coefficient} @{places}"
-    )
+    operator = "" if term.operator == "add" else f"{term.operator} "
+    return f"{operator}{term.direction.behavior} {coefficient} @{places}"

@@ -253,7 +253,7 @@ def test_operators_and_steps_reach_the_terms(generate, vectors, model_folder, op
     [
         (["--steps", "5-5"], "such as 0-50"),
         (["--steps", "x-5"], "such as 0-50"),
-        (["--steps", "0-5", "--where", "think"], "leave --where away"),
+        (["--steps", "0-5", "--where", "think"], "Leave --where away"),
         (["--force-answer"], "thinking_budget"),
         (["--top-p", "1.5"], "top_p"),
     ],
