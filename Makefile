@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect pair contrasts real memory models data docs wheel clean
+.PHONY: help extract test format effect pair contrasts pairing real memory models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 
 
 contrasts: $(READY) ## which contrast steers best? (5 minutes)
 	$(BIN)/python benchmarks/contrasts.py
+
+pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 minutes)
+	$(BIN)/python benchmarks/pairing.py
 
 real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
 	$(BIN)/python benchmarks/real.py

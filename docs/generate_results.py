@@ -1,4 +1,4 @@
-"""Fills the result blocks of README.md from benchmarks/results; run it after a benchmark.
+"""Fills the result blocks of the pages from benchmarks/results; run it after a benchmark.
 
 A block stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; what is between them is
 never typed. Where a result is not there yet, the block says so.
@@ -15,7 +15,7 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md")
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -51,7 +51,7 @@ def _pair(results: Path) -> str | None:
     if text is None:
         return None
     parts = sections(text)
-    shown = ("What was aimed at", "pass@k", "Is a behaviour needed?")
+    shown = ("What was aimed at", "pass@k", "Is the sentence needed?")
     figure = (
         "![pass@k of both models by kind of task, and the share of sentences of every "
         "behaviour.](benchmarks/results/pair.png)"
@@ -102,12 +102,17 @@ def _memory(results: Path) -> str | None:
     )
 
 
+def _pairing(results: Path) -> str | None:
+    return _text(results / "pairing.md")
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
     "pair": _pair,
     "real": _real,
     "memory": _memory,
+    "pairing": _pairing,
 }
 MADE_BY = {
     "figure": "effect",
@@ -115,6 +120,7 @@ MADE_BY = {
     "pair": "pair",
     "real": "real",
     "memory": "memory",
+    "pairing": "pairing",
 }
 
 
@@ -136,4 +142,5 @@ def _text(path: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    write_text_atomic(PAGE, page(PAGE.read_text(encoding="utf-8")))
+    for path in PAGES:
+        write_text_atomic(path, page(path.read_text(encoding="utf-8")))

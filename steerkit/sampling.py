@@ -15,6 +15,12 @@ from torch import Tensor
 from steerkit.errors import GenerationError
 from steerkit.tasks import task_hash
 
+_LARGE = 8192
+"""Tokens from which on it pays to work out the noise of few."""
+_NEAR = 10.0
+"""Logits further than this below the largest win only by noise above ``_NEAR`` - 1."""
+_RARE = int(-math.expm1(-math.exp(1.0 - _NEAR)) * 2**32) + 2 - 2**31
+"""Hashes from here on have noise below ``_NEAR`` - 1."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -38,6 +44,21 @@ def _mix(x: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
     x = x ^ ((x >> 15) & 0x1FFFF)
     x = x * _signed(0x846CA68B)
     return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _mix_in_place(x: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
+    """:func:`_mix` of a tensor that is no longer needed, in a third of the time."""
+    scratch = torch.empty_like(x)
+    for shift, mask, constant in (
+        (16, 0xFFFF, 0x7FEB352D),
+        (15, 0x1FFFF, 0x846CA68B),
+        (16, 0xFFFF, None),
+    ):
+        torch.bitwise_right_shift(x, shift, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_(mask))
+        if constant is not None:
+            x.mul_(_signed(constant))
+    return x
 
 
 def row_key(prompt: str, sample: int) -> int:
@@ -86,10 +107,56 @@ class Noise:
         steps:
             Number of tokens that precede in the response, of all rows or of every row.
         """
-        words = _splitmix(keys ^ _splitmix(self._seed ^ np.asarray(steps, dtype=np.uint64)))
-        halves = torch.from_numpy(words.view(np.int32).reshape(-1, 2).copy()).to(self._device)
+        halves = self._halves(keys, steps)
         mixed = _mix(_mix(self._tokens ^ halves[:, :1]) ^ halves[:, 1:])
         return gumbel_of(mixed)
+
+    def _halves(
+        self, keys: NDArray[np.uint64], steps: int | Sequence[int]
+    ) -> Int32[Tensor, "row 2"]:
+        """What a row and step contribute to the hash."""
+        words = _splitmix(keys ^ _splitmix(self._seed ^ np.asarray(steps, dtype=np.uint64)))
+        return torch.from_numpy(words.view(np.int32).reshape(-1, 2).copy()).to(self._device)
+
+    def winners(
+        self,
+        scaled: Float[Tensor, "row vocabulary"],
+        keys: NDArray[np.uint64],
+        steps: int | Sequence[int],
+    ) -> Int[Tensor, " row"]:
+        """argmax of ``scaled`` plus noise in every row.
+
+        On a CPU with a large vocabulary the noise is worked out only where it can decide: where
+        logits are near the largest, and where the hash is so rare that its noise is large.
+        """
+        if self._device.type != "cpu" or scaled.shape[-1] < _LARGE:
+            return (scaled + self.gumbel(keys, steps)).argmax(dim=-1)
+        halves = self._halves(keys, steps)
+        rows = zip(scaled, halves, strict=True)
+        return torch.stack([self._winner(row, half) for row, half in rows])
+
+    def _winner(self, scaled: Tensor, halves: Tensor) -> Tensor:
+        """One row's: exact, for what is left out cannot win."""
+        top = scaled.max()
+        near = (scaled > top - _NEAR).nonzero()[:, 0]
+        best, token = self._best(scaled, halves, near)
+        if len(near) == int((scaled > -torch.inf).sum()):
+            return token  # a filter has left no others
+        # the others are at least _NEAR below the top: only noise above this could lift them
+        if bool(best >= top - 1.0):
+            bits = _mix_in_place(self._tokens ^ halves[0])
+            bits = _mix_in_place(bits.bitwise_xor_(halves[1]))
+            rare = (bits < _RARE).nonzero()[:, 0]
+            rare = rare[scaled[rare] > -torch.inf]
+            higher, other = self._best(scaled, halves, rare) if len(rare) else (best, token)
+            return other if bool(higher > best) else token
+        return (scaled + gumbel_of(_mix(_mix(self._tokens ^ halves[0]) ^ halves[1]))).argmax()
+
+    def _best(self, scaled: Tensor, halves: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of logits plus noise among some tokens, and whose it is."""
+        mixed = _mix(_mix(self._tokens[ids] ^ halves[0]) ^ halves[1])
+        best, place = (scaled[ids] + gumbel_of(mixed)).max(dim=0)
+        return best, ids[place]
 
 
 def gumbel_of(bits: Int32[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -169,21 +236,20 @@ class Sampling:
         return scaled
 
 
-_NUCLEUS = 256
-"""Tokens that are sorted to find the nucleus; a row that needs more is sorted as a whole."""
-
-
 def _nucleus(scaled: Float[Tensor, "row vocabulary"], share: float) -> Float[Tensor, "row 1"]:
     """The smallest logit of the likeliest tokens that hold ``share`` of the probability."""
     total = scaled.logsumexp(dim=-1, keepdim=True)
-    count = min(_NUCLEUS, scaled.shape[-1])
-    while True:
-        top = scaled.topk(count, dim=-1).values
-        before = (top - total).exp().cumsum(dim=-1) - (top - total).exp()
-        inside = before < share
-        if count == scaled.shape[-1] or not bool(inside[:, -1].any()):
-            return torch.where(inside, top, torch.inf).amin(dim=-1, keepdim=True)
-        count = scaled.shape[-1]
+    largest = scaled.amax(dim=-1, keepdim=True)
+    # few tokens hold most of it: only those within a window of the largest are sorted
+    for window in (8.0, 20.0, math.inf):
+        inside = scaled >= largest - window
+        width = int(inside.sum(dim=-1).max())
+        top = scaled.masked_fill(~inside, -torch.inf).topk(width, dim=-1).values
+        mass = (top - total).exp()
+        before = mass.cumsum(dim=-1) - mass
+        if window == math.inf or bool((mass.sum(dim=-1) > share * (1 + 1e-5)).all()):
+            break
+    return torch.where(before < share, top, torch.inf).amin(dim=-1, keepdim=True)
 
 
 def choose(
@@ -211,4 +277,4 @@ def choose(
         return logits.argmax(dim=-1)
     if noise is None or keys is None:
         raise GenerationError("sampling needs noise", fix="pass noise, or temperature 0")
-    return (sampling.filtered(logits) + noise.gumbel(keys, steps)).argmax(dim=-1)
+    return noise.winners(sampling.filtered(logits), keys, steps)

@@ -185,6 +185,17 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert "not found | deduction | a part that nobody wrote" in printed
 
 
+def test_the_page_on_steering_runs_from_top_to_bottom(capsys):
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "steering.md"
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "rotate(-20 * backtracking)" in printed and "True" in printed
+    assert printed.count("'") >= 10, "five tokens of the stream"
+    assert len(names["chains"]) == 3 and names["written"].shape[1] > names["ids"].shape[1]
+
+
 # -- examples of file formats
 
 
@@ -230,10 +241,13 @@ def generator():
     return runpy.run_path(str(ROOT / "docs" / "generate_results.py"), run_name="generate_results")
 
 
-def test_no_result_in_the_readme_is_stale(generator):
-    text = README.read_text()
-    assert re.findall(r"<!-- results: (\w+) -->", text) == list(generator["BLOCKS"])
-    assert text == generator["page"](text), "run: make docs"
+def test_no_result_on_a_page_is_stale(generator):
+    texts = [page.read_text() for page in generator["PAGES"]]
+    shown = [name for text in texts for name in re.findall(r"<!-- results: (\w+) -->", text)]
+    assert sorted(shown) == sorted(generator["BLOCKS"])
+    assert all(text == generator["page"](text) for text in texts), "run: make docs"
+    others = set(PAGES) - set(generator["PAGES"])
+    assert not any("<!-- results:" in page.read_text() for page in others)
 
 
 def test_a_missing_result_is_said_to_be_missing(generator, tmp_path):
