@@ -116,6 +116,11 @@ class Batch:
         self.steering = RowSteering(self.model, [row.terms for row in self.rows])
 
     @property
+    def caches(self) -> bool:
+        """Whether the model has kept the keys and values of what it ran."""
+        return bool(self.cache.get_seq_length())
+
+    @property
     def live(self) -> int:
         """Rows that are not finished."""
         return sum(not row.ended for row in self.rows)
@@ -220,6 +225,7 @@ class Decoder:
         self.batch: Batch | None = None
         self._choose, self._take = choose, take
         self._readers = readers or {}
+        self._warned = False
         self._hooks = ExitStack()
         self._hooked: RowSteering | None = None
 
@@ -253,6 +259,9 @@ class Decoder:
         if fresh:
             joining = Batch(self.model, fresh)
             self._forward(joining)
+            if not joining.caches:
+                self._again()
+                return
             if batch is None:
                 self.batch = batch = joining
             else:
@@ -267,6 +276,17 @@ class Decoder:
                 batch.joined(None)
         if not batch.live:
             self.batch = None
+
+    def _again(self) -> None:
+        """Run the whole sequences at the next step, for a model that keeps nothing of this one.
+
+        The modules of a TransformerBridge pass the cache by; going on with the newest token
+        alone would forget the others without a word.
+        """
+        if not self._warned:
+            _log.warning("%s keeps no cache: every step runs whole sequences", self.model.name)
+            self._warned = True
+        self.waiting = deque(row for row in self.waiting if not row.ended)
 
     def _next(self) -> list[Row]:
         """Waiting rows whose turn it is to join.
