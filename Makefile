@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect pair contrasts pairing real memory models data docs wheel clean
+.PHONY: help extract test format effect pair contrasts pairing real memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
 
 memory: $(READY) ## peak memory of collection at 200 and 2,000 chains
 	$(BIN)/python benchmarks/collection_memory.py
+
+bench: $(READY) ## speed against Hugging Face and peers (an hour; fetches models and peers)
+	$(BIN)/python benchmarks/bench.py --prepare
+	$(BIN)/python benchmarks/bench.py
 
 models: $(READY) ## train the bundled pair again, into out/countdown-* (90 minutes)
 	$(BIN)/steerkit train sft --out out/countdown-base

@@ -51,7 +51,8 @@ def _pair(results: Path) -> str | None:
     if text is None:
         return None
     parts = sections(text)
-    shown = ("What was aimed at", "pass@k", "Is the sentence needed?")
+    # the tables by k and by kind of task stay in pair.md
+    needed = parts["Is the sentence needed?"].split("\n\nChanges in points by kind", 1)[0]
     figure = (
         "![pass@k of both models by kind of task, and the share of sentences of every "
         "behaviour.](benchmarks/results/pair.png)"
@@ -59,10 +60,11 @@ def _pair(results: Path) -> str | None:
     return "\n\n".join(
         [
             parts[""],
-            parts[shown[0]],
+            parts["What was aimed at"],
             figure,
-            *(f"**{title}**\n\n{parts[title]}" for title in shown[1:]),
-            "Everything that was counted, snapshots along the reinforcement learning included: "
+            f"**Is the sentence needed?**\n\n{needed}",
+            "How the two ways to do without a sentence differ, pass@k in numbers, and everything "
+            "that was counted, snapshots along the reinforcement learning included: "
             "[benchmarks/results/pair.md](benchmarks/results/pair.md).",
         ]
     )
@@ -102,6 +104,18 @@ def _memory(results: Path) -> str | None:
     )
 
 
+def _bench(results: Path) -> str | None:
+    text = _text(results / "bench.md")
+    if text is None:
+        return None
+    return (
+        f"{text.splitlines()[0]}\n\n"
+        "![Every figure over its target, with quartiles.](benchmarks/results/bench.png)\n\n"
+        "What was run against what, on which machine, and what was not measured: "
+        "[benchmarks/results/bench.md](benchmarks/results/bench.md)."
+    )
+
+
 def _pairing(results: Path) -> str | None:
     return _text(results / "pairing.md")
 
@@ -112,6 +126,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "pair": _pair,
     "real": _real,
     "memory": _memory,
+    "bench": _bench,
     "pairing": _pairing,
 }
 MADE_BY = {
@@ -120,6 +135,7 @@ MADE_BY = {
     "pair": "pair",
     "real": "real",
     "memory": "memory",
+    "bench": "bench",
     "pairing": "pairing",
 }
 
