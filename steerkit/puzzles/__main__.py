@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import get_args
 
+from steerkit.errors import SteerkitError
 from steerkit.puzzles.tasks import KINDS, generate_tasks
 from steerkit.puzzles.verdicts import Pool
 from steerkit.tasks import write_tasks
@@ -21,10 +23,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of their order (default: 0)")
     parser.add_argument("--out", required=True, help="the tasks file, JSON lines")
     options = parser.parse_args()
+    if options.count < 1:
+        parser.error(f"argument --count: expected at least 1, found {options.count}")
     drawn = generate_tasks(options.pool, options.seed, options.count, options.kinds)
-    tasks = [task.to_task() for task in drawn]
-    write_tasks(tasks, options.out)
+    write_tasks([task.to_task() for task in drawn], options.out)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SteerkitError as problem:
+        sys.exit(f"python -m steerkit.puzzles: {problem}")

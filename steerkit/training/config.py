@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +39,8 @@ class SFTConfig:
         Compute matrix products in bfloat16; weights, gradients and optimizer stay float32.
     hidden_size, layers, heads, kv_heads, intermediate_size, context:
         The Qwen2 architecture.
+
+    Raises :class:`TrainingError` for numbers out of range.
     """
 
     tokens: int = 19_000_000
@@ -58,6 +62,26 @@ class SFTConfig:
     context: int = 1024
 
     budget: ClassVar[str] = "tokens"
+
+    def __post_init__(self) -> None:
+        positive = (
+            *("tokens", "batch_tokens", "longest", "hidden_size", "layers", "heads"),
+            *("kv_heads", "intermediate_size", "context", "learning_rate", "clip"),
+        )
+        _in_range(self, dict.fromkeys(positive, 1e-12))
+        _in_range(self, {"warmup_tokens": 0, "decay": 0, "weight_decay": 0})
+        if len(self.mixture) != len(KINDS) or min(self.mixture) < 0 or not sum(self.mixture) > 0:
+            raise TrainingError(
+                "mixture is out of range",
+                expected=f"{len(KINDS)} weights, none negative, one positive",
+                found=self.mixture,
+            )
+        if self.heads % self.kv_heads or self.hidden_size % self.heads:
+            raise TrainingError(
+                "the heads do not fit",
+                expected="hidden_size a multiple of heads, heads one of kv_heads",
+                found=f"{self.hidden_size}, {self.heads}, {self.kv_heads}",
+            )
 
 
 @dataclass(frozen=True)
@@ -119,14 +143,19 @@ class RLConfig:
                 expected="some of " + ", ".join(KINDS),
                 found=", ".join(unknown) or "none",
             )
-        least = {"steps": 1, "tasks": 1, "samples": 2, "longest": 1, "snapshots": 0}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise TrainingError(
-                    f"{name} is out of range",
-                    expected=f"at least {smallest}",
-                    found=getattr(self, name),
-                )
+        _in_range(self, {"steps": 1, "tasks": 1, "samples": 2, "longest": 1, "snapshots": 0})
+        _in_range(self, {"learning_rate": 1e-12, "clip": 1e-12, "warmup_steps": 0, "decay": 0})
+
+
+def _in_range(config: SFTConfig | RLConfig, least: Mapping[str, float]) -> None:
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        if not value >= smallest or not math.isfinite(value):
+            raise TrainingError(
+                f"{name} is out of range",
+                expected="more than 0" if 0 < smallest < 1 else f"at least {smallest:g}",
+                found=value,
+            )
 
 
 def learning_rate(config: SFTConfig | RLConfig, spent: int) -> float:
