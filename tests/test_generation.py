@@ -390,13 +390,93 @@ def test_numbers_of_numpy_are_numbers() -> None:
     """In a process of its own: here the type checker of the tests would stop them."""
     code = (
         "import json, numpy as np; from tests.tiny import tiny_model; model = tiny_model();"
-        "a = model.generate('Use 3, 7, 8.', temperature=0.5, seed=3, max_new_tokens=4);"
+        "a = model.generate('Use 3, 7, 8.', temperature=0.5, seed=3, max_new_tokens=4,"
+        " top_p=0.5, top_k=50, min_p=0.25, thinking_budget=3, batch_size=2, samples=2);"
         "b = model.generate('Use 3, 7, 8.', temperature=np.float32(0.5), seed=np.int64(3),"
-        " max_new_tokens=np.int64(4));"
-        "assert a == b; json.dumps(b[0].to_json())"
+        " max_new_tokens=np.int64(4), top_p=np.float32(0.5), top_k=np.int64(50),"
+        " min_p=np.float64(0.25), thinking_budget=np.int64(3), batch_size=np.int64(2),"
+        " samples=np.int64(2));"
+        "assert a == b; json.dumps([trace.to_json() for trace in b])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_filters_are_recorded_and_decide_what_may_come(model, tmp_path) -> None:
+    """The oracle is a row of its own without cache, filtered and drawn by the same noise."""
+    options = {"top_p": 0.9, "top_k": 40, "min_p": 0.02}
+    found = model.generate(PROMPTS, max_new_tokens=12, temperature=0.7, **options)
+    plain = model.generate(PROMPTS, max_new_tokens=12, temperature=0.7)
+    assert [t.token_ids for t in found] != [t.token_ids for t in plain]
+    noise = Noise(0, len(model.tokenizer), torch.device("cpu"))
+    for prompt, trace, free in zip(PROMPTS, found, plain, strict=True):
+        assert trace.metadata | options == trace.metadata and trace.metadata["temperature"] == 0.7
+        assert not set(options) & set(free.metadata) and trace.id != free.id
+        key, ids = np.array([row_key(prompt, 0)], dtype=np.uint64), model.render(prompt)
+        for step, token in enumerate(trace.token_ids):
+            with torch.no_grad():
+                input_ids = torch.tensor([[*ids, *trace.token_ids[:step]]])
+                logits = model.hf(input_ids=input_ids).logits[:, -1, : len(model.tokenizer)]
+            drawn = choose(logits, Sampling(0.7, **options), noise, key, step)
+            assert drawn.tolist() == [token]
+    only = model.generate(PROMPTS[0], max_new_tokens=2, top_k=5)[0].metadata
+    assert only["top_k"] == 5 and not {"top_p", "min_p"} & set(only)
+    assert read_traces(write_traces(found, tmp_path / "chains.jsonl")) == found
+
+
+class Interrupting:
+    """Ctrl-C at one of the tokens, whosever it is."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.heard = at, 0
+
+    def __call__(self, row: int, step: int, piece: str) -> None:
+        self.heard += 1
+        if self.heard == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_an_interrupt_keeps_the_chains_that_are_finished(batch_size, tmp_path) -> None:
+    """As they are without one, to their metadata and names; what was half written is dropped."""
+    model = tiny_model("qwen2")
+    model.hf.generation_config.eos_token_id = list(range(40, 80))
+    options = {
+        "steer": [0.5 * direction(), None, -0.5 * direction()],
+        "samples": 3,
+        "max_new_tokens": 16,
+        "top_p": 0.95,
+        "batch_size": batch_size,
+    }
+    counted = Interrupting(-1)
+    whole = model.generate(PROMPTS, on_token=counted, **options)
+    assert not whole.interrupted and len(whole) == 9
+    kept = set()
+    for at in (counted.heard // 2, counted.heard - 1):
+        stopped = Interrupting(at)
+        found = model.generate(PROMPTS, on_token=stopped, **options)
+        assert found.interrupted and stopped.heard == at
+        assert 0 < len(found) < len(whole) and not model.generating
+        names = {trace.id for trace in found}
+        assert list(found) == [trace for trace in whole if trace.id in names]
+        assert any(trace.metadata["steering"] for trace in found)
+        assert list(read_traces(write_traces(found, tmp_path / f"{at}.jsonl"))) == list(found)
+        kept.add(len(found))
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(PROMPTS, on_token=Interrupting(at), on_interrupt="raise", **options)
+        assert not model.generating
+    assert len(kept) == 2
+    # what is asked for afterwards is whole again
+    again = model.generate(PROMPTS, **options)
+    assert again == whole and not again.interrupted
+
+
+@pytest.mark.parametrize("on_interrupt", ["return", "raise"])
+def test_an_interrupt_before_any_chain_is_finished_is_raised(model, on_interrupt) -> None:
+    stopped = Interrupting(4)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(PROMPTS, on_token=stopped, on_interrupt=on_interrupt, max_new_tokens=20)
+    assert stopped.heard == 4 and not model.generating
 
 
 def test_overflow_is_an_error_and_not_a_chain() -> None:

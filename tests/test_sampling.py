@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from steerkit import sampling as sampling_module
 from steerkit.errors import GenerationError
 from steerkit.sampling import Noise, Sampling, choose, gumbel_of, row_key
 
@@ -122,3 +124,246 @@ def test_temperature_zero_is_greedy_and_sampling_needs_noise() -> None:
     assert choose(logits, Sampling(0.0)).tolist() == [1]
     with pytest.raises(GenerationError, match="noise"):
         choose(logits, Sampling())
+
+
+def warped(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """The same filters as transformers has them, in the order in which it applies them."""
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = logits / sampling.temperature
+    if sampling.top_k is not None:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+    if sampling.min_p is not None:
+        scores = MinPLogitsWarper(sampling.min_p)(None, scores)
+    return scores
+
+
+def clear_of_borders(logits: torch.Tensor, sampling: Sampling) -> bool:
+    """Whether there is no tie, and no filter has to decide by less than float32's rounding."""
+    scores = (logits / sampling.temperature).sort(dim=-1, descending=True).values
+    clear = bool((scores.diff(dim=-1) < 0).all())
+    p = torch.softmax(scores.double()[:, : sampling.top_k], dim=-1)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        before = p.cumsum(dim=-1) - p
+        clear &= bool(((before - sampling.top_p).abs() > 2e-6).all())
+    if sampling.min_p is not None:
+        clear &= bool((((p / p[:, :1]).log() - math.log(sampling.min_p)).abs() > 1e-5).all())
+    return clear
+
+
+def drawn_logits(seed: int, vocabulary: int, spread: float) -> torch.Tensor:
+    """Two rows without ties: one of normal logits, one flat; both are in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    peaked = torch.randn(vocabulary, generator=generator) * spread
+    flat = torch.randperm(vocabulary, generator=generator) / vocabulary * 0.5
+    return torch.stack([peaked, flat])
+
+
+SHARES = st.one_of(st.none(), st.floats(0.01, 0.99), st.just(1.0))
+
+
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([5, 255, 256, 257, 700, 2000]),
+    st.floats(0.1, 8.0),
+    st.sampled_from([0.3, 1.0, 1.7]),
+    SHARES,
+    st.one_of(st.none(), st.integers(1, 2500)),
+    SHARES,
+)
+@settings(max_examples=150, deadline=None)
+def test_filters_and_all_their_combinations_are_those_of_transformers(
+    seed, vocabulary, spread, temperature, top_p, top_k, min_p
+) -> None:
+    logits = drawn_logits(seed, vocabulary, spread)
+    sampling = Sampling(temperature, top_p=top_p, top_k=top_k, min_p=min_p)
+    assume(clear_of_borders(logits, sampling))
+    before = logits.clone()
+    found = sampling.filtered(logits)
+    torch.testing.assert_close(found, warped(logits, sampling), rtol=0, atol=0)
+    assert torch.equal(logits, before)
+    assert bool(torch.isfinite(found).any(dim=-1).all())  # the likeliest is never left out
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_k": 300}, {"top_p": 0.6}, {"min_p": 0.7}, {"top_k": 20}, {"top_p": 0.05}]
+)
+def test_every_filter_alone_is_that_of_transformers_and_leaves_something_out(options) -> None:
+    logits = drawn_logits(3, 1000, 2.0)
+    assert clear_of_borders(logits, Sampling(**options))
+    found = Sampling(**options).filtered(logits)
+    torch.testing.assert_close(found, warped(logits, Sampling(**options)), rtol=0, atol=0)
+    kept = torch.isfinite(found).sum(dim=-1)
+    assert bool((kept > 0).all()) and int(kept.min()) < 1000
+    # positive control: the order of the filters matters, and so does the temperature
+    turned = Sampling(top_p=0.6).filtered(Sampling(top_k=20).filtered(logits))
+    assert not torch.equal(
+        turned, Sampling(top_k=20).filtered(Sampling(top_p=0.6).filtered(logits))
+    )
+    hot = torch.isfinite(Sampling(2.0, **options).filtered(logits))
+    assert ("top_k" in options) == torch.equal(hot, torch.isfinite(found))
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.5, 0.9, 0.999])
+def test_the_nucleus_is_the_smallest_set_that_holds_the_share(top_p) -> None:
+    """By its definition, in float64; a flat row's does not fit in what is sorted at first."""
+    logits = drawn_logits(1, 3000, 8.0)
+    kept = torch.isfinite(Sampling(top_p=top_p).filtered(logits))
+    p = torch.softmax(logits.double(), dim=-1)
+    held = (p * kept).sum(dim=-1)
+    least = p.masked_fill(~kept, 1.0).amin(dim=-1)
+    assert bool((held >= top_p - 1e-6).all())
+    assert bool((held - least < top_p + 1e-6).all())
+    assert bool((p.masked_fill(kept, 0.0).amax(dim=-1) < least).all())
+    assert int(kept[1].sum()) > sampling_module._NUCLEUS > int(kept[0].sum())
+
+
+def test_how_many_tokens_are_sorted_at_first_changes_nothing(monkeypatch) -> None:
+    logits = drawn_logits(2, 3000, 3.0)
+    expected = Sampling(top_p=0.9).filtered(logits)
+    for count in (1, 2, 100, 2999, 3000, 10_000):
+        monkeypatch.setattr(sampling_module, "_NUCLEUS", count)
+        torch.testing.assert_close(Sampling(top_p=0.9).filtered(logits), expected, rtol=0, atol=0)
+        one = Sampling(top_p=0.9).filtered(logits[:1])
+        torch.testing.assert_close(one, expected[:1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_p": 0.499}, 1),
+        ({"top_p": 0.501}, 2),
+        ({"top_p": 0.749}, 2),
+        ({"top_p": 0.751}, 3),
+        ({"top_p": 0.999}, 4),
+        ({"top_p": 1.0}, 4),
+        ({"top_p": 1e-9}, 1),
+        ({"min_p": 0.501}, 1),
+        ({"min_p": 0.499}, 2),
+        ({"min_p": 0.301}, 2),
+        ({"min_p": 0.299}, 3),
+        ({"min_p": 1.0}, 1),
+        ({"min_p": 1e-30}, 4),
+        ({"top_k": 1}, 1),
+        ({"top_k": 4}, 4),
+        ({"top_k": 50}, 4),
+        # 1/2 and 1/4 are 2/3 and 1/3 of what the first filter left
+        ({"top_k": 2, "top_p": 0.66}, 1),
+        ({"top_k": 2, "top_p": 0.67}, 2),
+        ({"top_k": 2, "min_p": 0.499}, 2),
+        ({"top_p": 0.7, "min_p": 0.501}, 1),
+        ({}, 4),
+    ],
+)
+def test_what_filters_keep_of_four_tokens_of_known_probabilities(options, kept) -> None:
+    logits = torch.tensor([[0.15, 0.5, 0.1, 0.25]]).log()
+    found = Sampling(**options).filtered(logits)
+    expected = logits.masked_fill(logits < logits.sort(descending=True).values[0, kept - 1], -1e999)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_ties_at_a_border_are_kept() -> None:
+    logits = torch.tensor([[1.0, 0.0, 1.0, 1.0, -1.0]])
+    for options in ({"top_k": 1}, {"top_k": 2}, {"top_p": 0.1}, {"min_p": 1.0}):
+        assert torch.isfinite(Sampling(**options).filtered(logits))[0].tolist() == [
+            *(True, False, True, True, False)
+        ]
+
+
+def test_what_was_forbidden_stays_so_under_every_filter() -> None:
+    logits = drawn_logits(5, 600, 1.0)
+    logits[:, ::2] = -torch.inf
+    for options in ({"top_k": 500}, {"top_p": 0.9999999}, {"top_p": 0.5}, {"min_p": 1e-9}):
+        found = Sampling(**options).filtered(logits)
+        assert bool((found[:, ::2] == -torch.inf).all())
+        assert bool(torch.isfinite(found).any(dim=-1).all())
+
+
+FILTERS = [
+    {"top_k": 3},
+    {"top_p": 0.8},
+    {"min_p": 0.2},
+    {"top_k": 5, "top_p": 0.85, "min_p": 0.15},
+]
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_filtered_sampling_draws_from_what_is_left_renormalised(options) -> None:
+    logits = torch.tensor([2.0, 1.6, 1.3, 0.5, 0.0, -1.0, -30.0])
+    n, size = 20_000, len(logits)
+    sampling = Sampling(0.8, **options)
+    rows, noise = keys(*(f"t{i}" for i in range(n))), Noise(5, size, CPU)
+    chosen = choose(logits.expand(n, size), sampling, noise, rows)
+    found = torch.bincount(chosen, minlength=size).double()
+    kept = torch.isfinite(warped(logits[None], sampling)[0])
+    assert 2 <= int(kept.sum()) < size - 1 and not bool(found[~kept].any())
+    p = torch.softmax(logits.double() / 0.8, 0)
+    expected = (p * kept / (p * kept).sum() * n)[kept]
+    statistic = float(((found[kept] - expected) ** 2 / expected).sum())
+    assert statistic < 18.5  # chi-square, at most 4 degrees of freedom, 0.1 %
+    # positive control: not from the distribution as it was before, nor at another temperature
+    before = (p * n)[kept]
+    assert float(((found[kept] - before) ** 2 / before).sum()) > 100
+    other = torch.softmax(logits.double() / 1.2, 0) * kept
+    other = (other / other.sum() * n)[kept]
+    assert float(((found[kept] - other) ** 2 / other).sum()) > 40
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_a_token_that_had_won_and_survives_the_filter_still_wins(options) -> None:
+    """The noise is that of the token, not of its rank: chains with and without are paired."""
+    logits = torch.tensor([2.0, 1.6, 1.3, 0.5, 0.0, -1.0, -30.0])
+    rows, noise = keys(*(f"t{i}" for i in range(2000))), Noise(5, len(logits), CPU)
+    many = logits.expand(len(rows), -1)
+    free = choose(many, Sampling(), noise, rows, 7)
+    found = choose(many, Sampling(**options), noise, rows, 7)
+    kept = torch.isfinite(Sampling(**options).filtered(logits[None])[0])
+    survived = kept[free]
+    assert torch.equal(found[survived], free[survived])
+    assert bool(kept[found].all()) and 100 < int((~survived).sum()) < 1000
+    # positive control: other noise gives other tokens
+    other = choose(many, Sampling(**options), noise, rows, 8)
+    assert not torch.equal(other[survived], free[survived])
+
+
+def test_filters_have_no_say_in_greedy_choice() -> None:
+    logits = drawn_logits(0, 300, 1.0)
+    for options in ({}, *FILTERS):
+        assert torch.equal(choose(logits, Sampling(0.0, **options)), logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "the temperature is out of range"),
+        ({"temperature": math.inf}, "the temperature is out of range"),
+        ({"temperature": math.nan}, "the temperature is out of range"),
+        *(
+            ({name: value}, f"{name} is out of range")
+            for name in ("top_p", "min_p")
+            for value in (0.0, -0.5, 1.0001, math.nan, math.inf)
+        ),
+        ({"top_k": 0}, "top_k is out of range"),
+        ({"top_k": -5}, "top_k is out of range"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message) -> None:
+    with pytest.raises(GenerationError, match=message):
+        Sampling(**options)
+
+
+def test_what_is_recorded_is_the_temperature_and_the_filters_that_are_on() -> None:
+    assert Sampling().to_json() == {"temperature": 1.0}
+    assert Sampling(0.0, top_k=4).to_json() == {"temperature": 0.0, "top_k": 4}
+    whole = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.05}
+    assert Sampling(**whole).to_json() == whole
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_become_numbers_that_json_knows() -> None:
+    given = {"top_p": np.float32(0.5), "top_k": np.int64(3), "min_p": np.float64(0.25)}
+    found = Sampling(np.float32(0.5), **given).to_json()
+    assert found == {"temperature": 0.5, "top_p": 0.5, "top_k": 3, "min_p": 0.25}
+    assert json.loads(json.dumps(found)) == found

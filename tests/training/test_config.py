@@ -16,7 +16,6 @@ from steerkit.training.config import RLConfig, SFTConfig, learning_rate
         ({"learning_rate": -1e-3}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"decay": -0.1}, "decay"),
-        ({"mixture": (1.0, 0.0)}, "mixture"),
         ({"mixture": (0.0, 0.0, 0.0)}, "mixture"),
         ({"heads": 5}, "heads do not fit"),
         ({"kv_heads": 4}, "heads do not fit"),
