@@ -10,6 +10,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+_SMALL = 1 << 16
+"""Numbers in a layer's keys up to which copying them costs less than looking after room."""
 _BLOCK = 64
 """Positions, at least, that a growing layer is given at a time."""
 
@@ -19,7 +21,7 @@ class GrowingLayer(DynamicLayer):
 
     The library's own layer concatenates: every step copies all keys and values of every row.
     Here a step writes its own and hands out a view; only every ``max(64, length / 4)`` positions
-    is the whole moved. The values are the same.
+    is the whole moved. The values are the same. A small layer is concatenated as ever.
     """
 
     keys: Tensor
@@ -32,6 +34,8 @@ class GrowingLayer(DynamicLayer):
         """Append ``[row, head, position, width]`` states; all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self._buffers is None and self.keys.numel() < _SMALL:
+            return super().update(key_states, value_states)
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
         if not self._has_room(key_states, after):

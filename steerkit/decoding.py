@@ -138,8 +138,9 @@ class Batch:
             **self._last,
         )
         logits = output.logits[:, -1].float()
-        # rows of the embedding that are no token
-        logits[:, len(self.model.tokenizer) :] = -torch.inf
+        known = self.model.vocabulary
+        if known < logits.shape[1]:  # rows of the embedding that are no token
+            logits[:, known:] = -torch.inf
         return logits
 
     def advance(self) -> None:

@@ -125,6 +125,11 @@ class ThinkingModel:
         return frozenset(i for i in (*several, self.tokenizer.eos_token_id) if i is not None)
 
     @cached_property
+    def vocabulary(self) -> int:
+        """Tokens that the tokenizer knows; counting them anew takes its time."""
+        return len(self.tokenizer)
+
+    @cached_property
     def closing_id(self) -> int | None:
         """Token id of the closing think string; ``None`` where it is several tokens of text."""
         ids = self.tokenizer(self.think[1], add_special_tokens=False)["input_ids"]

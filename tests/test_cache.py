@@ -26,6 +26,23 @@ MODELS = [(name, {}) for name in ARCHITECTURES] + [
 NAMES = [f"{name}-{more.get('sliding_window', 'default')}" for name, more in MODELS]
 
 
+@pytest.fixture(autouse=True)
+def _no_layer_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are concatenated; these tests are about those that keep room."""
+    monkeypatch.setattr(cache_module, "_SMALL", 0)
+
+
+def test_a_small_layer_is_concatenated_until_it_is_large(monkeypatch) -> None:
+    monkeypatch.setattr(cache_module, "_SMALL", 2 * HEADS * 20 * SIZE)
+    found, expected, kept = GrowingLayer(), DynamicLayer(), []
+    for number in range(40):
+        new = states(2, 1, number)
+        found.update(*new), expected.update(*new)
+        kept.append(found._buffers is not None)
+        assert same(found, expected)
+    assert kept == [False] * 20 + [True] * 20
+
+
 def states(rows: int, positions: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(2, rows, HEADS, positions, SIZE, generator=generator)
