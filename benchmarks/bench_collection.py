@@ -1,0 +1,180 @@
+"""Is collection over real chains quicker than the way of the paper?
+
+The paper's way (arXiv 2506.18167): one chain at a time through the whole model with
+``output_hidden_states=True``, then the mean of every span at every layer. steerkit's: `collect`,
+in batches packed by length, with all that extraction needs besides (replicates, halves, shuffles,
+norms). Both start from the same annotated chains and align them to tokens themselves. `middle`
+reads layers up to the middle only; the paper's way still runs the whole model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench_cases import Aim, Case, Context, Measured, Unavailable
+from bench_contenders import twin
+from bench_contest import subject_of
+from bench_repetitions import interleave, settler, timed
+from bench_subjects import BUNDLED, QWEN, SMOLLM2, THINK, folder_of
+
+import steerkit as sk
+from steerkit.positions import Window
+
+NAME = "collection"
+TITLE = "Collection over real chains against the paper's way"
+TARGETS = {"all layers": 0.85, "up to the middle": 0.5}
+ANNOTATED = "r1_distill_qwen_1.5b_annotated.json"
+SETTINGS: dict[str, dict[str, int]] = {
+    BUNDLED.name: {"chains": 200},
+    SMOLLM2.name: {"chains": 24, "tokens": 400},
+    QWEN.name: {"chains": 16, "tokens": 400},
+}
+"""Chains, and tokens read of each, on a CPU; a GPU reads four times as many chains."""
+QUICK = {"chains": 6}
+FEWER = {QWEN.name: 5}
+
+
+@dataclass
+class SpanSums:
+    """What the paper's way keeps: for every label the sum of its span means, and their number."""
+
+    labels: list[str]
+    sums: Any  # float64 [label, layer, d_model]
+    counts: dict[str, int]
+
+    def means(self) -> Any:
+        """``[label, layer, d_model]``."""
+        import torch
+
+        numbers = torch.tensor([max(self.counts[label], 1) for label in self.labels])
+        return self.sums / numbers[:, None, None]
+
+
+def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
+    """Every layer and up to the middle; quickly, on the bundled model alone."""
+    found = []
+    for subject in (BUNDLED,) if quick else (BUNDLED, SMOLLM2, QWEN):
+        setting = dict(QUICK if quick else SETTINGS[subject.name])
+        if device != "cpu" and not quick:
+            setting["chains"] *= 4
+        fewer = FEWER.get(subject.name, repetitions) if device == "cpu" else repetitions
+        found += [
+            Case(
+                NAME,
+                subject.name,
+                variant,
+                device,
+                (Aim("steerkit collect", ("paper's way",), target, agrees="means"),),
+                min(repetitions, fewer),
+                setting,
+            )
+            for variant, target in TARGETS.items()
+        ]
+    return found
+
+
+def chains_of(case: Case, tokenizer: Any) -> sk.Traces:
+    """The chains of a case; real ones come from the folder that STEERKIT_REFERENCE names."""
+    setting = case.setting
+    if case.model == BUNDLED.name:
+        return sk.read_traces(sk.data("traces/countdown.jsonl"))[: setting["chains"]]
+    named = os.environ.get("STEERKIT_REFERENCE")
+    if not named or not (Path(named) / ANNOTATED).is_file():
+        state = f"holds no {ANNOTATED}" if named else "is not set"
+        raise Unavailable(f"real chains are not at hand: STEERKIT_REFERENCE {state}")
+    from real import head
+
+    traces, _ = sk.read_tagged(Path(named) / ANNOTATED)
+    return sk.Traces(
+        head(trace, tokenizer, setting["tokens"]) for trace in traces[: setting["chains"]]
+    )
+
+
+def one_by_one(model: sk.ThinkingModel, hf: Any, chains: sk.Traces, layers: list[int]) -> SpanSums:
+    """The paper's way: a full forward pass a chain, all hidden states, a mean a span."""
+    import torch
+
+    labels = sorted({span.label for trace in chains for span in trace.spans} - {"unparsed"})
+    sums = torch.zeros(len(labels), len(layers), model.d_model, dtype=torch.float64)
+    sums = sums.to(model.device)
+    counts = dict.fromkeys(labels, 0)
+    overall = torch.zeros(len(layers), model.d_model, device=model.device)
+    window = Window()
+    with torch.no_grad():
+        for trace in chains:
+            aligned = model.align(trace)
+            ids = torch.tensor([aligned.ids], device=model.device)
+            states = hf(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+            hidden = torch.stack([states[layer + 1][0] for layer in layers]).float()
+            start, end = aligned.thinking
+            overall += hidden[:, start:end].mean(dim=1)
+            for first, last, label in aligned.spans:
+                tokens = window.tokens(first, last)
+                if len(tokens):
+                    mean = hidden[:, tokens.start : tokens.stop].mean(dim=1)
+                    sums[labels.index(label)] += mean
+                    counts[label] += 1
+    return SpanSums(labels, sums.cpu(), counts)
+
+
+def packed(model: sk.ThinkingModel, chains: sk.Traces, layers: list[int]) -> SpanSums:
+    """steerkit's collection, brought to the form of the other."""
+    import torch
+
+    moments = sk.collect(model, chains, layers=layers)
+    order = sorted(moments.labels)
+    rows = [moments.labels.index(label) for label in order]
+    sums = torch.stack(
+        [moments.layer_sums(i)[0, : len(moments.labels)] for i in range(len(layers))], dim=1
+    )
+    counts = {label: int(moments.counts[0, moments.labels.index(label)]) for label in order}
+    return SpanSums(order, sums[rows], counts)
+
+
+def agreement(ours: SpanSums, theirs: SpanSums, n_layers: int, layers: list[int]) -> str:
+    """How far the means of spans are apart, in words; without the last layer, which Hugging
+    Face gives after the final norm."""
+    if ours.counts != theirs.counts:
+        return f"spans differ: {ours.counts} against {theirs.counts}"
+    compared = [i for i, layer in enumerate(layers) if layer < n_layers - 1]
+    a, b = ours.means()[:, compared], theirs.means()[:, compared]
+    apart = float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp(min=1e-12)).max())
+    return f"{sum(ours.counts.values())} spans, means within {apart:.0e} of each other"
+
+
+def measure(case: Case, context: Context) -> Measured:
+    """Both ways in turns, on the same weights."""
+    import torch
+
+    subject = subject_of(case)
+    folder = folder_of(subject.name, context)
+    torch.set_num_threads(context.threads)
+    model = sk.load(str(folder), think=THINK, dtype=subject.dtype, device=context.device)
+    chains = chains_of(case, model.tokenizer)
+    model.residual.detach()
+    hf = twin(model.hf)
+    model.residual.attach()
+    last = model.n_layers - 1 if case.variant == "all layers" else model.n_layers // 2
+    layers = list(range(last + 1))
+    found = agreement(
+        packed(model, chains, layers), one_by_one(model, hf, chains, layers), model.n_layers, layers
+    )
+    settle = settler(context.device)
+    seconds = interleave(
+        {
+            "steerkit collect": lambda: timed(lambda: packed(model, chains, layers), settle),
+            "paper's way": lambda: timed(lambda: one_by_one(model, hf, chains, layers), settle),
+            "alignment alone": lambda: timed(lambda: [model.align(trace) for trace in chains]),
+        },
+        case.repetitions,
+        lambda line: print(f"{case.key} {line}", file=sys.stderr, flush=True),
+    )
+    lengths = [len(model.align(trace).ids) for trace in chains]
+    note = f"{len(chains)} chains, {sum(lengths)} tokens, {min(lengths)} to {max(lengths)} each"
+    return Measured(
+        seconds, {"means": found}, notes=[f"{note}; layers 0 to {last} of {model.n_layers}"]
+    )
