@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -36,6 +37,9 @@ def ending(architecture: str = "qwen2") -> ThinkingModel:
     return model
 
 
+SHORT: dict[str, Any] = {"samples": 4, "max_new_tokens": 6, "seed": 2}
+
+
 def steer() -> list[Any]:
     closing = direction()
     return [0.5 * closing, None, -0.5 * closing.at(where="think"), 0.3 * closing]
@@ -50,6 +54,12 @@ def hooks(model: ThinkingModel) -> int:
 
 def tokens(traces: Traces) -> list[tuple[int, ...] | None]:
     return [trace.token_ids for trace in traces]
+
+
+@pytest.fixture(scope="module")
+def short() -> tuple[ThinkingModel, Traces]:
+    model = ending()
+    return model, model.generate(PROMPTS, steer=steer(), batch_size=1, **SHORT)
 
 
 @pytest.fixture
@@ -163,6 +173,45 @@ def test_progress_never_goes_back_and_ends_with_all() -> None:
     assert all(row.ended for row in writing.rows) and decoder.batch is None
 
 
+def test_finished_rows_that_run_along_are_left_as_they_are(monkeypatch) -> None:
+    """Of sixteen rows one that ends stays until a second one does, and nothing is added to it."""
+    model, beside, forward = tiny_model(), [], Decoder._forward
+
+    def spy(self: Decoder, batch: Batch) -> None:
+        beside.append([row.ended for row in batch.rows])
+        forward(self, batch)
+
+    monkeypatch.setattr(Decoder, "_forward", spy)
+    heard: list[tuple[int, int]] = []
+    # a row that had ended by its end token would only choose it again
+    options = {"until": lambda text: text.endswith(("7", "e")), "samples": 4, "max_new_tokens": 10}
+    expected = model.generate(PROMPTS, batch_size=1, **options)
+    assert set(chain.from_iterable(beside)) == {""}
+    found = model.generate(
+        PROMPTS, on_token=lambda row, step, _: heard.append((row, step)), **options
+    )
+    assert found == expected and "until" in chain.from_iterable(beside)
+    assert len(set(heard)) == len(heard) == sum(len(trace.token_ids or ()) for trace in found)
+
+
+def test_columns_that_no_row_uses_any_more_are_dropped(short, monkeypatch) -> None:
+    model, expected = short
+    monkeypatch.setattr(decoding, "_OVERHEAD", CHEAP)
+    joined, dropped = Batch.joined, []
+
+    def spy(self: Batch, other: Batch | None) -> None:
+        before = self.width
+        joined(self, other)
+        if self.rows:
+            assert self.width == self.mask.shape[1] == max(row.length for row in self.rows)
+            assert self.cache.get_seq_length() == self.width - 1
+            dropped.append(before - self.width)
+
+    monkeypatch.setattr(Batch, "joined", spy)
+    assert model.generate(PROMPTS, steer=steer(), batch_size=5, **SHORT) == expected
+    assert max(dropped) > 10  # the long prompt's rows have gone
+
+
 class Planted:
     """An exception at one call of one kind, and after it none."""
 
@@ -185,10 +234,14 @@ def planting(model: ThinkingModel, planted: Planted, monkeypatch) -> Iterator[No
     def forward(module: Any, args: Any, kwargs: Any) -> None:
         planted("prefill" if kwargs["input_ids"].shape[1] > 1 else "decode")
 
+    def middle(module: Any, args: Any) -> None:
+        planted("within the layers")  # before the edit of layer 1
+
     def late(module: Any, args: Any, output: Any) -> None:
         planted("after the layers")
 
     joined, join_caches, steered = Batch.joined, decoding.join_caches, Batch._steer
+    begin = Batch.__init__
 
     def joining(self: Batch, other: Batch | None) -> None:
         planted("before joining")
@@ -204,13 +257,19 @@ def planting(model: ThinkingModel, planted: Planted, monkeypatch) -> Iterator[No
         planted("edits")
         steered(self)
 
+    def beginning(self: Batch, model: ThinkingModel, rows: Any) -> None:
+        assert not any(row.ended for row in rows), "a finished row is begun anew"
+        begin(self, model, rows)
+
     handles = [
         model.hf.register_forward_pre_hook(forward, with_kwargs=True),
+        model.hf.model.layers[0].mlp.register_forward_pre_hook(middle),
         model.hf.register_forward_hook(late),
     ]
     with monkeypatch.context() as patch:
         patch.setattr(Batch, "joined", joining)
         patch.setattr(Batch, "_steer", steering)
+        patch.setattr(Batch, "__init__", beginning)
         patch.setattr(decoding, "join_caches", caches)
         try:
             yield
@@ -220,15 +279,8 @@ def planting(model: ThinkingModel, planted: Planted, monkeypatch) -> Iterator[No
 
 
 OFTEN = ("prefill", "decode", "within joining")
-SELDOM = ("after the layers", "edits", "before joining", "after joining")
+SELDOM = ("within the layers", "after the layers", "edits", "before joining", "after joining")
 CALLS = [(kind, n) for kind in OFTEN for n in range(9)] + [(k, n) for k in SELDOM for n in (0, 4)]
-SHORT: dict[str, Any] = {"samples": 4, "max_new_tokens": 8, "seed": 2}
-
-
-@pytest.fixture(scope="module")
-def short() -> tuple[ThinkingModel, Traces]:
-    model = ending()
-    return model, model.generate(PROMPTS, steer=steer(), batch_size=1, **SHORT)
 
 
 @pytest.mark.parametrize(("kind", "number"), CALLS)
