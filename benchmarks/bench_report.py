@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 COLORS = {"met": "#0072B2", "missed": "#D55E00"}
-FAINT = "#999999"
 HEADER = (
     "| model | setting | figure | median | quartiles | target | verdict | runs |",
     "|---|---|---|---|---|---|---|---|",
@@ -154,17 +153,15 @@ def share_of_target(row: Mapping[str, Any], key: str = "value") -> float:
 
 
 def draw(content: Mapping[str, Any]) -> Figure:
-    """All figures with a target, each over its target, on one logarithmic axis."""
-    aimed = [row for row in content["rows"] if row["target"] is not None]
+    """Every measured figure with a target, over its target, on one logarithmic axis."""
+    everything = [row for row in content["rows"] if row["target"] is not None]
+    aimed = [row for row in everything if row["verdict"] in COLORS]
     figure = Figure(figsize=(9.6, 1.5 + 0.24 * max(len(aimed), 1)), layout="constrained")
     axis = figure.subplots()
     labels, question = [], None
     for place, row in enumerate(aimed):
         labels.append(_label(row, row["question"] != question))
         question = row["question"]
-        if row["verdict"] == "not measured":
-            axis.text(1.0, place, " not measured", color=FAINT, fontsize=7, va="center")
-            continue
         ends = sorted(share_of_target(row, key) for key in ("low", "high"))
         value, color = share_of_target(row), COLORS[row["verdict"]]
         axis.plot(ends, [place, place], color=color, linewidth=1.6, solid_capstyle="butt")
@@ -181,18 +178,19 @@ def draw(content: Mapping[str, Any]) -> Figure:
         )
     axis.axvline(1.0, color="black", linewidth=0.8, zorder=0)
     axis.set_xscale("log")
-    shares = [share_of_target(row) for row in aimed if row["verdict"] != "not measured"]
-    axis.set_xlim(0.7 * min([*shares, 0.5]), 2.0 * max([*shares, 1.2]))
+    shares = [share_of_target(row) for row in aimed]
+    axis.set_xlim(0.7 * min([*shares, 0.5]), 3.5 * max([*shares, 1.2]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.set_yticks(range(len(aimed)), labels, fontsize=7)
     axis.set_ylim(max(len(aimed), 1) - 0.4, -0.6)
     axis.set_xlabel("figure over its target (left of the line: met; bars: quartiles)")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(
-        "make bench: " + verdicts(aimed) + (" QUICK RUN" if content["quick"] else ""),
+    figure.suptitle(
+        "make bench: " + verdicts(everything) + (" QUICK RUN" if content["quick"] else ""),
         fontsize=9,
-        loc="left",
+        x=0.01,
+        ha="left",
     )
     return figure
 

@@ -37,7 +37,7 @@ Let the model think about prompts, with behaviours turned up or down.
 
 Every --steer adds a behaviour's direction to the residual stream while the model reads
 and writes. A coefficient of 1 is as long as the mean norm of that layer; effects usually
-show between 0.1 and 0.5, and far more turns the text to noise. The same seed gives the
+show between 0.1 and 0.3, and much more turns the text to noise. The same seed gives the
 same randomness under every coefficient, so differences are due to steering."""
 
 _EPILOG = """\
