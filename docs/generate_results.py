@@ -110,7 +110,8 @@ def _bench(results: Path) -> str | None:
         return None
     return (
         f"{text.splitlines()[0]}\n\n"
-        "![Every measured figure over its target, with quartiles.](benchmarks/results/bench.png)\n\n"
+        "![Every measured figure over its target, with quartiles.]"
+        "(benchmarks/results/bench.png)\n\n"
         "What was run against what, on which machine, and what was not measured: "
         "[benchmarks/results/bench.md](benchmarks/results/bench.md)."
     )
