@@ -222,7 +222,7 @@ class Decoder:
         readers: Mapping[int, Callable[..., None]] | None = None,
     ) -> None:
         self.model, self.capacity = model, capacity
-        self.waiting = deque(rows)
+        self.waiting = _longest_first(rows)
         self.batch: Batch | None = None
         self._choose, self._take = choose, take
         self._readers = readers or {}
@@ -354,5 +354,10 @@ class Decoder:
                 fix="lower max_new_tokens, or use a smaller dtype or another device",
             )
         self.capacity = tried // 2
-        self.waiting = deque(waiting[number] for number in sorted(waiting))
+        self.waiting = _longest_first([waiting[number] for number in sorted(waiting)])
         _log.warning("out of memory at %d rows: halved", tried)
+
+
+def _longest_first(rows: Sequence[Row]) -> deque[Row]:
+    """Rows of like length one after another, so that they meet in a batch with little padding."""
+    return deque(sorted(rows, key=lambda row: -row.length))

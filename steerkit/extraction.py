@@ -49,7 +49,7 @@ def extract(
     contrast: str = DEFAULT_CONTRAST,
     layers: Layers | None = None,
     window: Window | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     seed: int = 0,
     select: Iterable[Trace] | None = None,
     too_long: TooLong = "refuse",

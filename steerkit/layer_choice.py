@@ -79,7 +79,7 @@ def auroc(
     directions: Mapping[str, Float[Tensor, "layer d_model"]],
     layers: Sequence[int],
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     too_long: TooLong = "refuse",
     counters: Counter[str] | None = None,
     progress: Progress | None = None,

@@ -82,6 +82,7 @@ class LayerEdit:
     _weights: Tensor | None = None
     _strengths: list[Tensor] = field(default_factory=list)
     _vectors: Tensor | None = None
+    _push: Tensor | None = None
 
     @property
     def follows_steps(self) -> bool:
@@ -119,6 +120,21 @@ class LayerEdit:
         self._strengths = [self._strength(e, positions, masks) for _, e in self._others]
         if self._vectors is None and entries:
             self._vectors = torch.stack([entry.unit * entry.length for entry in entries])
+        self._push = self._sum(entries)
+
+    def _sum(self, entries: list[_Entry]) -> Tensor | None:
+        """What is added, where that is known beforehand and no row or position keeps its bits.
+
+        A decoding step is then one addition, whatever there is in a row.
+        """
+        if self._weights is None or self._others or self._weights.shape[1] != 1:
+            return None
+        if any(entry.term.gate is not None for entry in entries):
+            return None
+        if not bool((self._weights != 0).any(dim=-1).all()):
+            return None
+        assert self._vectors is not None
+        return self._weights.to(self._vectors.device) @ self._vectors
 
     def _strength(
         self, entry: _Entry, positions: Positions, masks: dict[Where, Tensor]
@@ -145,6 +161,10 @@ class LayerEdit:
                 where=f"layer {self.layer}",
                 fix="generate with model.generate",
             )
+        if self._push is not None:
+            if self._push.device != hidden.device:
+                self._push = self._push.to(hidden.device)
+            return (hidden.float() + self._push).to(hidden.dtype)
         self._move(hidden.device)
         # a user's autocast must not turn the product into half precision
         with torch.autocast(hidden.device.type, enabled=False):

@@ -30,7 +30,7 @@ def read(
     *,
     layers: Layers | None = None,
     unit: Unit = "norm",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     too_long: TooLong = "refuse",
     progress: Progress | None = None,
 ) -> pd.DataFrame:

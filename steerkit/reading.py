@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 REPLICATES = 64
@@ -72,10 +75,17 @@ def column_weights(task: str, seed: int = 0) -> Int64[Tensor, " column"]:
     return torch.tensor([1, *bootstrap, *halves], dtype=torch.int64)
 
 
-def shuffled_order(key: str, split: int, length: int, seed: int = 0) -> list[int]:
-    """The permutation of a chain's ``length`` labels in the shuffled twin of a split."""
-    stream = hashlib.shake_128(f"shuffle {seed} {split} {key}".encode()).digest(8 * length)
-    return sorted(range(length), key=lambda i: stream[8 * i : 8 * i + 8])
+def shuffled_orders(key: str, length: int, seed: int = 0) -> NDArray[np.intp]:
+    """Permutations of a chain's ``length`` labels in the shuffled twins of all splits.
+
+    ``[split, label]``: each draws the labels in the order of a row.
+    """
+    drawn = [
+        hashlib.shake_128(f"shuffle {seed} {split} {key}".encode()).digest(8 * length)
+        for split in range(SPLITS)
+    ]
+    numbers = np.frombuffer(b"".join(drawn), dtype=">u8").reshape(SPLITS, length)
+    return numbers.argsort(axis=1, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -155,11 +165,9 @@ class Batch:
     @cached_property
     def counts(self) -> Int64[Tensor, "chain label"]:
         """Windows by chain and label."""
-        counts = torch.zeros(len(self.chains), len(self.labels), dtype=torch.int64)
-        for row, chain in enumerate(self.chains):
-            for _, _, label in chain.windows:
-                counts[row, self.labels.index(label)] += 1
-        return counts
+        found = [Counter(label for _, _, label in chain.windows) for chain in self.chains]
+        counts = torch.tensor([[c[label] for label in self.labels] for c in found])
+        return counts.view(len(self.chains), len(self.labels)).long()
 
     @cached_property
     def columns(self) -> Int64[Tensor, "column chain"]:
@@ -170,32 +178,33 @@ class Batch:
     def _weights(self) -> dict[str, Tensor]:
         """Weights of span means, as matrices over the batch's spans."""
         n_chains, n_labels, n_spans = len(self.chains), len(self.labels), len(self._rows)
-        own = torch.zeros(n_chains, 2, n_labels, n_spans, dtype=torch.float64)
-        shuffled = torch.zeros(SPLITS, 2, 2, n_labels, n_spans, dtype=torch.float64)
-        halves = self.columns[-SPLITS:]
+        own = np.zeros((n_chains, 2, n_labels, n_spans))
+        shuffled = np.zeros((SPLITS, 2, 2, n_labels, n_spans))
+        split, every = np.arange(SPLITS)[:, None], np.arange(n_labels)[:, None]
+        halves = self.columns[-SPLITS:].numpy()
         index = {label: i for i, label in enumerate(self.labels)}
         for row, chain in enumerate(self.chains):
-            count = self.counts[row]
+            if not chain.windows:
+                continue
+            count = self.counts[row].numpy()
             others = len(chain.windows) - count
-            differs = ((count > 0) & (others > 0)).double()
-            plus, minus = differs / count.clamp(min=1), differs / others.clamp(min=1)
-            labels = [index[label] for _, _, label in chain.windows]
-            places = [self._places[row, i] for i in range(len(labels))]
-            own[row, 0][labels, places] = 1.0
-            own[row, 1][:, places] = -minus[:, None]
-            own[row, 1][labels, places] = plus[labels]
-            for split in range(SPLITS if labels else 0):
-                order = shuffled_order(chain.key, split, len(labels), self.seed)
-                drawn = [labels[i] for i in order]
-                # half 0 holds the tasks of the split's column, half 1 the others
-                sums, within = shuffled[split, 1 - int(halves[split, row])]
-                sums[drawn, places] = 1.0
-                within[:, places] = -minus[:, None]
-                within[drawn, places] = plus[drawn]
+            differs = (count > 0) & (others > 0)
+            plus, minus = differs / count.clip(min=1), differs / others.clip(min=1)
+            labels = np.array([index[label] for _, _, label in chain.windows])
+            places = np.array([self._places[row, i] for i in range(len(labels))])
+            own[row, 0, labels, places] = 1.0
+            own[row, 1, every, places] = -minus[:, None]
+            own[row, 1, labels, places] = plus[labels]
+            drawn = labels[shuffled_orders(chain.key, len(labels), self.seed)]
+            # half 0 holds the tasks of the split's column, half 1 the others
+            half = 1 - halves[:, row, None]
+            shuffled[split, half, 0, drawn, places] = 1.0
+            shuffled[split[..., None], half[..., None], 1, every, places] = -minus[:, None]
+            shuffled[split, half, 1, drawn, places] = plus[drawn]
         thinks = torch.tensor([max(n, 1) for _, n in self._thinking], dtype=torch.float64)
         return {
-            "own": own.view(n_chains * 2 * n_labels, n_spans),
-            "shuffled": shuffled.view(SPLITS * 4 * n_labels, n_spans),
+            "own": torch.from_numpy(own.reshape(n_chains * 2 * n_labels, n_spans)),
+            "shuffled": torch.from_numpy(shuffled.reshape(SPLITS * 4 * n_labels, n_spans)),
             "columns": self.columns.double(),
             "thinks": thinks[:, None],
         }

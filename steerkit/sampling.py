@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,11 @@ from steerkit.tasks import task_hash
 _LARGE = 8192
 """Tokens from which on it pays to work out the noise of few."""
 _NEAR = 10.0
-"""Logits further than this below the largest win only by noise above ``_NEAR`` - 1."""
-_RARE = int(-math.expm1(-math.exp(1.0 - _NEAR)) * 2**32) + 2 - 2**31
-"""Hashes from here on have noise below ``_NEAR`` - 1."""
+"""Logits further than this below the largest win only by large noise."""
+_MOST = 23.0
+"""No noise is above this: the largest, at u = 1 - 2^-33, is 22.9."""
+_BLOCK = 32768
+"""Hashes worked out at once: what a core's own cache holds."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -46,18 +48,14 @@ def _mix(x: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def _mix_in_place(x: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
-    """:func:`_mix` of a tensor that is no longer needed, in a third of the time."""
-    scratch = torch.empty_like(x)
-    for shift, mask, constant in (
-        (16, 0xFFFF, 0x7FEB352D),
-        (15, 0x1FFFF, 0x846CA68B),
-        (16, 0xFFFF, None),
-    ):
-        torch.bitwise_right_shift(x, shift, out=scratch)
-        x.bitwise_xor_(scratch.bitwise_and_(mask))
+def _mix_array(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """:func:`_mix` of a numpy array, in place: its shifts need no masks."""
+    scratch = np.empty_like(x)
+    for shift, constant in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, None)):
+        np.right_shift(x, shift, out=scratch)
+        np.bitwise_xor(x, scratch, out=x)
         if constant is not None:
-            x.mul_(_signed(constant))
+            np.multiply(x, np.uint32(constant), out=x)
     return x
 
 
@@ -132,31 +130,55 @@ class Noise:
         if self._device.type != "cpu" or scaled.shape[-1] < _LARGE:
             return (scaled + self.gumbel(keys, steps)).argmax(dim=-1)
         halves = self._halves(keys, steps)
-        rows = zip(scaled, halves, strict=True)
-        return torch.stack([self._winner(row, half) for row, half in rows])
+        logits = scaled.numpy()
+        top = logits.max(axis=1)
+        near = {row: np.flatnonzero(logits[row] > top[row] - _NEAR) for row in range(len(top))}
+        best, tokens = self._best(scaled, halves, near)
+        # the others are at least _NEAR below the top: they win by noise above this, or never
+        needed = best - (top - _NEAR)
+        rare = {}
+        for row, low in enumerate(needed.tolist()):
+            far = np.flatnonzero(logits[row] > best[row] - _MOST)
+            if len(far) > len(near[row]):
+                found = far if low < 1 else self._rare(halves[row], far, low)
+                if len(found):
+                    rare[row] = found
+        if rare:
+            rows = np.array(list(rare))
+            higher, others = self._best(scaled, halves, rare)
+            tokens[rows] = np.where(higher > best[rows], others, tokens[rows])
+        return torch.from_numpy(tokens)
 
-    def _winner(self, scaled: Tensor, halves: Tensor) -> Tensor:
-        """One row's: exact, for what is left out cannot win."""
-        top = scaled.max()
-        near = (scaled > top - _NEAR).nonzero()[:, 0]
-        best, token = self._best(scaled, halves, near)
-        if len(near) == int((scaled > -torch.inf).sum()):
-            return token  # a filter has left no others
-        # the others are at least _NEAR below the top: only noise above this could lift them
-        if bool(best >= top - 1.0):
-            bits = _mix_in_place(self._tokens ^ halves[0])
-            bits = _mix_in_place(bits.bitwise_xor_(halves[1]))
-            rare = (bits < _RARE).nonzero()[:, 0]
-            rare = rare[scaled[rare] > -torch.inf]
-            higher, other = self._best(scaled, halves, rare) if len(rare) else (best, token)
-            return other if bool(higher > best) else token
-        return (scaled + gumbel_of(_mix(_mix(self._tokens ^ halves[0]) ^ halves[1]))).argmax()
+    def _rare(self, halves: Tensor, ids: NDArray[np.intp], needed: float) -> NDArray[np.intp]:
+        """Which of the tokens have noise above ``needed``, and perhaps a few that just miss it."""
+        first, second = halves.numpy().view(np.uint32)
+        tokens = self._tokens.numpy().view(np.uint32)
+        few = 4 * len(ids) < len(tokens)
+        if few:
+            tokens = tokens[ids]
+        # bits count from the most negative integer: as unsigned ones they begin in the middle
+        share = -math.expm1(-math.exp(-needed))
+        least, limit = np.uint32(1 << 31), np.uint32(share * 1.00001 * 2**32 + 2)
+        found = []
+        for start in range(0, len(tokens), _BLOCK):
+            bits = _mix_array(_mix_array(tokens[start : start + _BLOCK] ^ first) ^ second)
+            found.append(np.flatnonzero((bits ^ least) < limit) + start)
+        rare = np.concatenate(found)
+        return ids[rare] if few else rare
 
-    def _best(self, scaled: Tensor, halves: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest of logits plus noise among some tokens, and whose it is."""
-        mixed = _mix(_mix(self._tokens[ids] ^ halves[0]) ^ halves[1])
-        best, place = (scaled[ids] + gumbel_of(mixed)).max(dim=0)
-        return best, ids[place]
+    def _best(
+        self, scaled: Tensor, halves: Tensor, candidates: Mapping[int, NDArray[np.intp]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The largest of logits plus noise among some tokens of some rows, and whose it is."""
+        ids = list(candidates.values())
+        lengths = [len(row) for row in ids]
+        rows = torch.from_numpy(np.repeat(list(candidates), lengths))
+        index = torch.from_numpy(np.concatenate(ids))
+        mixed = _mix(_mix(self._tokens[index] ^ halves[rows, 0]) ^ halves[rows, 1])
+        values = np.split((scaled[rows, index] + gumbel_of(mixed)).numpy(), np.cumsum(lengths[:-1]))
+        places = [row.argmax() for row in values]
+        best = np.array([row[place] for row, place in zip(values, places, strict=True)])
+        return best, np.array([row[place] for row, place in zip(ids, places, strict=True)])
 
 
 def gumbel_of(bits: Int32[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -223,7 +245,7 @@ class Sampling:
 
     def filtered(self, logits: Float[Tensor, "row vocabulary"]) -> Float[Tensor, "row vocabulary"]:
         """``logits`` / temperature, minus infinity where a filter leaves a token out."""
-        scaled = logits / self.temperature
+        scaled = logits if self.temperature == 1.0 else logits / self.temperature
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
             least = scaled.topk(self.top_k, dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < least, -torch.inf)
@@ -239,17 +261,25 @@ class Sampling:
 def _nucleus(scaled: Float[Tensor, "row vocabulary"], share: float) -> Float[Tensor, "row 1"]:
     """The smallest logit of the likeliest tokens that hold ``share`` of the probability."""
     total = scaled.logsumexp(dim=-1, keepdim=True)
-    largest = scaled.amax(dim=-1, keepdim=True)
-    # few tokens hold most of it: only those within a window of the largest are sorted
-    for window in (8.0, 20.0, math.inf):
-        inside = scaled >= largest - window
-        width = int(inside.sum(dim=-1).max())
-        top = scaled.masked_fill(~inside, -torch.inf).topk(width, dim=-1).values
-        mass = (top - total).exp()
-        before = mass.cumsum(dim=-1) - mass
-        if window == math.inf or bool((mass.sum(dim=-1) > share * (1 + 1e-5)).all()):
-            break
+    if scaled.device.type == "cpu":
+        rows = zip(scaled.numpy(), total[:, 0].tolist(), strict=True)
+        return torch.tensor([[_border(row, mass, share)] for row, mass in rows])
+    top = scaled.sort(dim=-1, descending=True).values
+    mass = (top - total).exp()
+    before = mass.cumsum(dim=-1) - mass
     return torch.where(before < share, top, torch.inf).amin(dim=-1, keepdim=True)
+
+
+def _border(logits: NDArray[np.float32], total: float, share: float) -> float:
+    """:func:`_nucleus` of one row; few tokens hold most of it, and only those are sorted."""
+    top = logits.max()
+    for window in (8.0, 20.0, math.inf):
+        inside = np.sort(logits[logits >= top - window])[::-1]
+        mass = np.exp(inside - np.float32(total), dtype=np.float64)
+        until = np.cumsum(mass)
+        if window == math.inf or until[-1] > share * (1 + 1e-5):
+            break
+    return float(inside[until - mass < share][-1])
 
 
 def choose(

@@ -17,7 +17,7 @@ from steerkit.directions import (
     split_half_shuffled,
 )
 from steerkit.errors import ExtractionError
-from steerkit.reading import REPLICATES, SPLITS, Chain, column_weights, shuffled_order
+from steerkit.reading import REPLICATES, SPLITS, Chain, column_weights, shuffled_orders
 from tests.synthetic import (
     LABELS,
     Synthetic,
@@ -99,7 +99,7 @@ def test_shuffled_labels_recover_nothing(name: str) -> None:
     chains, truth = planted()
     shuffled = []
     for c in chains:
-        order = shuffled_order(c.chain.key, 0, len(c.chain.windows), seed=9)
+        order = shuffled_orders(c.chain.key, len(c.chain.windows), seed=9)[0]
         labels = [c.chain.windows[i][2] for i in order]
         windows = tuple((a, b, new) for (a, b, _), new in zip(c.chain.windows, labels, strict=True))
         shuffled.append(Synthetic(Chain(c.chain.key, c.chain.task, (1, 101), windows), c.hidden))
@@ -133,7 +133,7 @@ def test_split_half_equals_the_reference(name: str) -> None:
             drawn = {
                 c.chain.key: [
                     c.chain.windows[i][2]
-                    for i in shuffled_order(c.chain.key, split, len(c.chain.windows))
+                    for i in shuffled_orders(c.chain.key, len(c.chain.windows))[split]
                 ]
                 for c in chains
             }
