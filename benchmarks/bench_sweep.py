@@ -21,7 +21,9 @@ ENTRANTS = (
 )
 COEFFICIENTS = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 LONG = {QWEN.name}
-"""What takes about an hour on two CPU cores: only with --long, and then three repetitions."""
+"""What takes about an hour on two CPU cores: only with --long."""
+FEWER = {SMOLLM2.name: 3, QWEN.name: 3}
+"""Repetitions on a CPU, where one takes minutes."""
 
 
 def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
@@ -48,7 +50,10 @@ def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
             f"{len(coefficients)} x {setting['batch']}",
             device,
             aims,
-            3 if subject.name in LONG and device == "cpu" else repetitions,
+            min(
+                repetitions,
+                FEWER.get(subject.name, repetitions) if device == "cpu" else repetitions,
+            ),
             {**setting, "coefficients": coefficients},
             skipped="takes an hour on two cores: --long measures it"
             if subject.name in LONG and device == "cpu"
