@@ -83,7 +83,7 @@ class Batch:
     """Tensors of the rows that are being written: their cache, and what is to be run next."""
 
     def __init__(self, model: ThinkingModel, rows: Sequence[Row]) -> None:
-        self.model, self.rows = model, list(rows)
+        self.model, self.rows, self.device = model, list(rows), model.device
         self.cache = growing_cache(model.hf.config)
         self.width = max(row.length for row in rows)
         shape = (len(rows), self.width)
@@ -105,7 +105,7 @@ class Batch:
             at.phase[number, first:] = torch.tensor(row.phases, dtype=torch.int8)
             at.step[number, first:] = torch.arange(len(row.ids) + 1)
             at.starts[number, first:] = torch.tensor(row.starts)
-        self.mask = self.mask.to(model.device)
+        self.mask = self.mask.to(self.device)
         accepted = inspect.signature(model.hf.forward).parameters
         # transformers renames the argument: the old name warns from 5.24 on
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
@@ -127,12 +127,11 @@ class Batch:
 
     def logits(self) -> Float[Tensor, "row vocabulary"]:
         """One forward pass over what is new; float32 logits of the next token of every row."""
-        device = self.model.device
         self.steering.place(self.positions)
         output = self.model.hf(
-            input_ids=self.ids.to(device),
+            input_ids=self.ids.to(self.device),
             attention_mask=self.mask,
-            position_ids=self.positions.index.to(device),
+            position_ids=self.positions.index.to(self.device),
             use_cache=True,
             **{self._cache_name: self.cache},
             **self._last,

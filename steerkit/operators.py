@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.errors import SteeringError
-from steerkit.places import Mask, Positions, Steps, Where, where_mask
+from steerkit.places import Positions, Where, where_mask
 from steerkit.terms import Term
 
 
@@ -85,13 +85,9 @@ class LayerEdit:
     _push: Tensor | None = None
 
     @property
-    def follows_steps(self) -> bool:
-        """Whether places or strengths change from step to step though phases do not."""
-        entries = [*self._adds.values(), *(entry for _, entry in self._others)]
-        return any(
-            entry.term.schedule is not None or isinstance(entry.term.where, Steps | Mask)
-            for entry in entries
-        )
+    def terms(self) -> list[Term]:
+        """One of every way of acting that rows share."""
+        return [entry.term for entry in (*self._adds.values(), *(e for _, e in self._others))]
 
     def include(self, row: int, term: Term) -> None:
         """Let ``term`` act on ``row``."""

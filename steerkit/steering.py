@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError, VectorsError
 from steerkit.operators import LayerEdit
-from steerkit.places import Positions, Where
+from steerkit.places import Mask, Positions, Steps, Where
 from steerkit.terms import Term, Terms, as_terms
 from steerkit.vectors import Direction
 
@@ -56,6 +56,11 @@ class RowSteering:
                         edit = self._edits.setdefault(layer, LayerEdit(layer, len(rows)))
                         edit.include(row, term)
         self._edits = dict(sorted(self._edits.items()))
+        edited = [term for edit in self._edits.values() for term in edit.terms]
+        self._by_sentence = any(term.where == "sentences" for term in edited)
+        self._by_step = any(
+            term.schedule is not None or isinstance(term.where, Steps | Mask) for term in edited
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -74,19 +79,13 @@ class RowSteering:
     def _unchanged(self, positions: Positions) -> bool:
         """Whether the places of all terms are as at the last step, for all that they depend on."""
         last = self._last
-        if (
-            last is None
-            or last.phase.shape != positions.phase.shape
-            or positions.phase.shape[1] > 1
-        ):
+        if self._by_step or last is None or positions.phase.shape[1] > 1:
             return False
-        if any(edit.follows_steps for edit in self._edits.values()):
+        if last.phase.shape != positions.phase.shape:
             return False
-        return (
-            torch.equal(last.phase, positions.phase)
-            and torch.equal(last.starts, positions.starts)
-            and torch.equal(last.step < 0, positions.step < 0)
-        )
+        if self._by_sentence and not torch.equal(last.starts, positions.starts):
+            return False
+        return torch.equal(last.phase, positions.phase)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
