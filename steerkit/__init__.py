@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
+    from steerkit.loading import load as load
     from steerkit.models import ThinkingModel as ThinkingModel
-    from steerkit.models import load as load
     from steerkit.moments import Moments as Moments
     from steerkit.places import Mask as Mask
     from steerkit.places import Steps as Steps
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from steerkit.traces import write_traces as write_traces
     from steerkit.vectors import Direction as Direction
     from steerkit.vectors import SteeringVectors as SteeringVectors
-    from steerkit.vectors import read_vectors as read_vectors
+    from steerkit.vectors_file import read_vectors as read_vectors
 
 _HOMES = {
     "annotation": ("annotate", "read_tagged"),
@@ -51,7 +51,8 @@ _HOMES = {
     "errors": ("SteerkitError",),
     "extraction": ("extract",),
     "generation": ("generate",),
-    "models": ("ThinkingModel", "load"),
+    "loading": ("load",),
+    "models": ("ThinkingModel",),
     "moments": ("Moments",),
     "plots": ("plot_layers",),
     "places": ("Mask", "Steps"),
@@ -62,7 +63,8 @@ _HOMES = {
     "tasks": ("Task", "read_tasks", "write_tasks"),
     "terms": ("Term", "Terms"),
     "traces": ("Trace", "Traces", "read_traces", "write_traces"),
-    "vectors": ("Direction", "SteeringVectors", "read_vectors"),
+    "vectors": ("Direction", "SteeringVectors"),
+    "vectors_file": ("read_vectors",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

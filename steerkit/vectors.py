@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -16,15 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerkit.behaviors import Behavior, behaviors, declare
+from steerkit.behaviors import behaviors
 from steerkit.errors import (
     BehaviorError,
-    ResourceError,
     SteeringError,
-    SteerkitError,
     VectorsError,
 )
-from steerkit.files import write_bytes_atomic
 from steerkit.layers import Layer, Layers, layer_numbers
 from steerkit.terms import Term, Terms, as_terms, layer_ranges, number
 
@@ -36,9 +32,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
-FORMAT = 1
-_NORMS = ("mean_norm", "norm_of_mean")
-_CURVES = ("split_half", "split_half_shuffled", "auroc", "cone", "mean_projection")
+NORMS = ("mean_norm", "norm_of_mean")
+CURVES = ("split_half", "split_half_shuffled", "auroc", "cone", "mean_projection")
 _logger = logging.getLogger(__name__)
 
 
@@ -218,7 +213,8 @@ class SteeringVectors(Mapping[str, Direction]):
     """Directions by behaviour, with where they come from.
 
     ``vectors["backtracking"]`` is a :class:`Direction`; short names work. In a notebook it
-    shows as a table. Made by :func:`steerkit.extract` or :func:`read_vectors`.
+    shows as a table. Made by :func:`steerkit.extract`,
+    read by :func:`steerkit.vectors_file.read_vectors`.
 
     Attributes
     ----------
@@ -280,11 +276,11 @@ class SteeringVectors(Mapping[str, Direction]):
 
         rows = []
         for name, direction in self.items():
-            curves = dict.fromkeys(("norm", *_CURVES[:3]), float("nan"))
+            curves = dict.fromkeys(("norm", *CURVES[:3]), float("nan"))
             if direction.layer is not None:
                 i = direction.row(direction.layer)
                 curves["norm"] = float(direction.tensor[i].norm() / direction.mean_norm[i])
-                for curve in _CURVES[:3]:
+                for curve in CURVES[:3]:
                     values = getattr(direction, curve)
                     curves[curve] = float("nan") if values is None else float(values[i])
             rows.append(
@@ -306,7 +302,7 @@ class SteeringVectors(Mapping[str, Direction]):
         for name, direction in self.items():
             for i, layer in enumerate(direction.layers):
                 curves = {}
-                for curve in _CURVES:
+                for curve in CURVES:
                     values = getattr(direction, curve)
                     curves[curve] = float("nan") if values is None else float(values[i])
                 rows.append(
@@ -342,116 +338,9 @@ class SteeringVectors(Mapping[str, Direction]):
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; the same vectors give the same bytes."""
-        from safetensors.torch import save
+        from steerkit.vectors_file import write_vectors
 
-        tensors: dict[str, Tensor] = {}
-        described = []
-        for name, direction in self.items():
-            tensors[f"{name}.direction"] = direction.tensor
-            for part in (*_NORMS, *_CURVES):
-                values = getattr(direction, part)
-                if values is not None:
-                    tensors[f"{name}.{part}"] = values
-            known = next((b for b in behaviors() if b.name == name), Behavior(name, ""))
-            described.append(
-                {
-                    "behavior": name,
-                    "definition": known.definition,
-                    "color": known.color,
-                    "short": known.short,
-                    "layers": list(direction.layers),
-                    "layer": direction.layer,
-                    "spans": direction.spans,
-                    "tasks": direction.tasks,
-                    "n_layers": direction.n_layers,
-                }
-            )
-        header = {"format": FORMAT, "directions": described, "provenance": self.provenance}
-        metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
-        # copies: directions may share norms, which safetensors refuses
-        whole = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
-        return write_bytes_atomic(path, save(whole, metadata=metadata))
-
-
-def read_vectors(path: str | Path) -> SteeringVectors:
-    """Read a vectors file.
-
-    Behaviours that it brings and that are not known yet are declared. Raises
-    :class:`ResourceError` for a missing file, :class:`VectorsError` for one that is
-    damaged, no vectors file, or of a newer format.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ResourceError(
-            "no such vectors file", where=path, fix="make it with: steerkit extract"
-        )
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise VectorsError(
-            "not a readable safetensors file", found=str(problem), where=path
-        ) from None
-    try:
-        header = json.loads(metadata["steerkit"])
-        if header["format"] > FORMAT:
-            raise VectorsError(
-                "written by a newer steerkit",
-                expected=f"format {FORMAT} or older",
-                found=header["format"],
-                where=path,
-                fix="update steerkit",
-            )
-        provenance = dict(header["provenance"])
-        directions = {}
-        for entry in header["directions"]:
-            name = entry["behavior"]
-            _check_shapes(name, len(entry["layers"]), tensors, path)
-            if all(name != known.name for known in behaviors()):
-                declare(Behavior(name, entry["definition"], entry["color"], _free(entry)))
-            parts = {p: tensors.get(f"{name}.{p}") for p in _CURVES}
-            directions[name] = Direction(
-                behavior=name,
-                tensor=tensors[f"{name}.direction"],
-                layers=tuple(entry["layers"]),
-                mean_norm=tensors[f"{name}.mean_norm"],
-                norm_of_mean=tensors[f"{name}.norm_of_mean"],
-                layer=entry["layer"],
-                spans=entry["spans"],
-                tasks=entry["tasks"],
-                n_layers=entry["n_layers"],
-                **parts,
-            )
-    except (KeyError, TypeError, ValueError) as problem:
-        if isinstance(problem, SteerkitError):
-            raise
-        raise VectorsError(
-            "a safetensors file, but not one of steering vectors",
-            expected="metadata under the key 'steerkit' as steerkit extract writes it",
-            found=f"{type(problem).__name__}: {problem}",
-            where=path,
-        ) from None
-    return SteeringVectors(directions, provenance)
-
-
-def _free(entry: Mapping[str, Any]) -> str | None:
-    """The short name that a file brings, unless another behaviour has it by now."""
-    short: str | None = entry.get("short")
-    return None if any(short in (b.name, b.short) for b in behaviors()) else short
-
-
-def _check_shapes(name: str, layers: int, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    for part, dimensions in (("direction", 2), *((curve, 1) for curve in (*_NORMS, *_CURVES))):
-        found = tensors.get(f"{name}.{part}")
-        if found is not None and (found.ndim != dimensions or found.shape[0] != layers):
-            raise VectorsError(
-                f"{part} of {name!r} has the wrong shape",
-                expected=f"{layers} layers" + (" by width" if dimensions == 2 else ""),
-                found=tuple(found.shape),
-                where=path,
-            )
+        return write_vectors(self, path)
 
 
 def _noise(seed: int, layer: int, d_model: int) -> Float[Tensor, " d_model"]:

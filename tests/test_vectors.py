@@ -18,7 +18,8 @@ from safetensors.torch import load, save
 import steerkit as sk
 from steerkit.behaviors import behaviors
 from steerkit.errors import BehaviorError, ResourceError, SteeringError, VectorsError
-from steerkit.vectors import UNITS, Direction, SteeringVectors, Term, Terms, as_terms, read_vectors
+from steerkit.vectors import UNITS, Direction, SteeringVectors, Term, Terms, as_terms
+from steerkit.vectors_file import read_vectors
 from tests.tiny import tiny_model
 
 CURVES = ("split_half", "split_half_shuffled", "auroc", "cone")

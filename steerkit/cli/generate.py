@@ -267,7 +267,7 @@ def _vectors(arguments: argparse.Namespace) -> SteeringVectors | None:
                 _log.warning("--%s does nothing without --steer", option)
         return None
     with status("reading vectors"):
-        from steerkit.vectors import read_vectors
+        from steerkit.vectors_file import read_vectors
 
         return read_vectors(arguments.vectors or DEFAULT_VECTORS)
 

@@ -30,7 +30,7 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
     with status(f"loading {arguments.model}"):
         from transformers.utils import logging
 
-        from steerkit.models import load
+        from steerkit.loading import load
 
         if not arguments.verbose:
             logging.set_verbosity_error()

@@ -11,7 +11,8 @@ import torch
 
 from steerkit.errors import TrainingError
 from steerkit.files import write_bytes_atomic
-from steerkit.models import ThinkingModel, load
+from steerkit.loading import load
+from steerkit.models import ThinkingModel
 from steerkit.resources import bundled_models
 from steerkit.training.model import write_weights
 

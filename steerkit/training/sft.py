@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from steerkit.files import write_text_atomic
-from steerkit.models import load
+from steerkit.loading import load
 from steerkit.puzzles.tasks import KINDS
 from steerkit.training.batches import IGNORED, Example, batches_from, collate, held_out_batch
 from steerkit.training.checkpoints import (

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from steerkit.errors import TrainingError
-from steerkit.models import load
+from steerkit.loading import load
 from steerkit.training.base import Base
 from steerkit.training.model import training_device
 from tests.tiny import tiny_hf

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from steerkit.errors import TrainingError
-from steerkit.models import load
+from steerkit.loading import load
 from steerkit.training import rollouts as rollouts_module
 from steerkit.training.base import Base
 from steerkit.training.checkpoints import latest_checkpoint

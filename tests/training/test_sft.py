@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from steerkit.errors import TrainingError
-from steerkit.models import load
+from steerkit.loading import load
 from steerkit.puzzles.tasks import parse_prompt
 from steerkit.training.batches import IGNORED, chunk_of_batches, collate
 from steerkit.training.checkpoints import latest_checkpoint

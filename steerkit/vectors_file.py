@@ -1,0 +1,131 @@
+"""The vectors file: directions, what is known of them and where they come from, in safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from steerkit.behaviors import Behavior, behaviors, declare
+from steerkit.errors import ResourceError, SteerkitError, VectorsError
+from steerkit.files import write_bytes_atomic
+from steerkit.vectors import CURVES, NORMS, Direction, SteeringVectors
+
+FORMAT = 1
+
+
+def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
+    """Write a vectors file, atomically; the same vectors give the same bytes."""
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    described = []
+    for name, direction in vectors.items():
+        tensors[f"{name}.direction"] = direction.tensor
+        for part in (*NORMS, *CURVES):
+            values = getattr(direction, part)
+            if values is not None:
+                tensors[f"{name}.{part}"] = values
+        known = next((b for b in behaviors() if b.name == name), Behavior(name, ""))
+        described.append(
+            {
+                "behavior": name,
+                "definition": known.definition,
+                "color": known.color,
+                "short": known.short,
+                "layers": list(direction.layers),
+                "layer": direction.layer,
+                "spans": direction.spans,
+                "tasks": direction.tasks,
+                "n_layers": direction.n_layers,
+            }
+        )
+    header = {"format": FORMAT, "directions": described, "provenance": vectors.provenance}
+    metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
+    # copies: directions may share norms, which safetensors refuses
+    whole = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
+    return write_bytes_atomic(path, save(whole, metadata=metadata))
+
+
+def read_vectors(path: str | Path) -> SteeringVectors:
+    """Read a vectors file.
+
+    Behaviours that it brings and that are not known yet are declared. Raises
+    :class:`ResourceError` for a missing file, :class:`VectorsError` for one that is
+    damaged, no vectors file, or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ResourceError(
+            "no such vectors file", where=path, fix="make it with: steerkit extract"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as problem:
+        raise VectorsError(
+            "not a readable safetensors file", found=str(problem), where=path
+        ) from None
+    try:
+        header = json.loads(metadata["steerkit"])
+        if header["format"] > FORMAT:
+            raise VectorsError(
+                "written by a newer steerkit",
+                expected=f"format {FORMAT} or older",
+                found=header["format"],
+                where=path,
+                fix="update steerkit",
+            )
+        provenance = dict(header["provenance"])
+        directions = {}
+        for entry in header["directions"]:
+            name = entry["behavior"]
+            _check_shapes(name, len(entry["layers"]), tensors, path)
+            if all(name != known.name for known in behaviors()):
+                declare(Behavior(name, entry["definition"], entry["color"], _free(entry)))
+            parts = {p: tensors.get(f"{name}.{p}") for p in CURVES}
+            directions[name] = Direction(
+                behavior=name,
+                tensor=tensors[f"{name}.direction"],
+                layers=tuple(entry["layers"]),
+                mean_norm=tensors[f"{name}.mean_norm"],
+                norm_of_mean=tensors[f"{name}.norm_of_mean"],
+                layer=entry["layer"],
+                spans=entry["spans"],
+                tasks=entry["tasks"],
+                n_layers=entry["n_layers"],
+                **parts,
+            )
+    except (KeyError, TypeError, ValueError) as problem:
+        if isinstance(problem, SteerkitError):
+            raise
+        raise VectorsError(
+            "a safetensors file, but not one of steering vectors",
+            expected="metadata under the key 'steerkit' as steerkit extract writes it",
+            found=f"{type(problem).__name__}: {problem}",
+            where=path,
+        ) from None
+    return SteeringVectors(directions, provenance)
+
+
+def _free(entry: Mapping[str, Any]) -> str | None:
+    """The short name that a file brings, unless another behaviour has it by now."""
+    short: str | None = entry.get("short")
+    return None if any(short in (b.name, b.short) for b in behaviors()) else short
+
+
+def _check_shapes(name: str, layers: int, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    for part, dimensions in (("direction", 2), *((curve, 1) for curve in (*NORMS, *CURVES))):
+        found = tensors.get(f"{name}.{part}")
+        if found is not None and (found.ndim != dimensions or found.shape[0] != layers):
+            raise VectorsError(
+                f"{part} of {name!r} has the wrong shape",
+                expected=f"{layers} layers" + (" by width" if dimensions == 2 else ""),
+                found=tuple(found.shape),
+                where=path,
+            )
