@@ -22,9 +22,9 @@ import steerkit as sk
 from steerkit.behaviors import UNPARSED
 from steerkit.directions import CONTRASTS, DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
-from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
 from steerkit.puzzles.tasks import generate_tasks
+from steerkit.statistics import mean_interval
 from steerkit.tasks import split_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -32,10 +32,10 @@ from real_measures import code_digest, machine
 import steerkit as sk
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import SteerkitError
-from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
 from steerkit.puzzles.tasks import generate_tasks, parse_prompt
+from steerkit.statistics import mean_interval
 from steerkit.tasks import split_of, task_hash
 
 RESULTS = Path(__file__).parent / "results"

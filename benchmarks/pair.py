@@ -37,11 +37,11 @@ from safetensors.torch import load_file
 import steerkit as sk
 from steerkit.errors import SteerkitError
 from steerkit.evaluation.pass_at_k import pass_at_k, pass_table
-from steerkit.evaluation.statistics import mean_interval
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
 from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
 from steerkit.resources import bundled_models
+from steerkit.statistics import mean_interval
 from steerkit.training.scorecard import LONGEST, score
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 import steerkit as sk
-from steerkit.evaluation.statistics import holm, mean_interval, share_interval, sign_flip_test
 from steerkit.puzzles.grammar import parse_chain
 from steerkit.puzzles.openers import forbid
 from steerkit.puzzles.tasks import KINDS, Puzzle
+from steerkit.statistics import holm, mean_interval, share_interval, sign_flip_test
 from steerkit.training.scorecard import LONGEST, count_response, score
 from steerkit.training.tokenizer import THINK_CLOSE
 

@@ -30,7 +30,7 @@ import pandas as pd
 from IPython.display import HTML
 
 import steerkit as sk
-from steerkit.evaluation.statistics import mean_interval
+from steerkit.statistics import mean_interval
 from steerkit.tasks import split_of
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars without widgets

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
     from steerkit.loading import load as load
+    from steerkit.method_comparison import compare_methods as compare_methods
     from steerkit.models import ThinkingModel as ThinkingModel
     from steerkit.moments import Moments as Moments
     from steerkit.places import Mask as Mask
@@ -52,6 +53,7 @@ _HOMES = {
     "extraction": ("extract",),
     "generation": ("generate",),
     "loading": ("load",),
+    "method_comparison": ("compare_methods",),
     "models": ("ThinkingModel",),
     "moments": ("Moments",),
     "plots": ("plot_layers",),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
@@ -16,8 +17,11 @@ from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import Batch, Chain, Reading
+from steerkit.span_means import SpanMeans
 from steerkit.streaming import Item, Progress, TooLong, stream
 from steerkit.traces import Trace, Traces
+
+_log = logging.getLogger(__name__)
 
 
 def trace_digest(trace: Trace) -> str:
@@ -29,7 +33,10 @@ def trace_digest(trace: Trace) -> str:
 class _Collector:
     """Reader of one batch: adds its moments once every layer has been read."""
 
-    def __init__(self, moments: Moments, items: Sequence[Item], width: int) -> None:
+    def __init__(
+        self, moments: Moments, samples: SpanMeans | None, items: Sequence[Item], width: int
+    ) -> None:
+        self._samples = samples
         chains = [_chain(trace, chain, moments.window, moments.labels) for trace, chain in items]
         self._items, self._moments = items, moments
         self._batch = Batch(chains, moments.labels, width, moments.seed)
@@ -40,6 +47,8 @@ class _Collector:
 
     def commit(self) -> None:
         self._moments.add(self._batch, self._readings)
+        if self._samples is not None:
+            self._samples.add(self._batch, self._readings)
         counters = self._moments.counters
         for (_, aligned), chain in zip(self._items, self._batch.chains, strict=True):
             labelled = sum(label in self._moments.labels for _, _, label in aligned.spans)
@@ -68,6 +77,8 @@ def collect(
     batch_tokens: int | None = None,
     seed: int = 0,
     too_long: TooLong = "refuse",
+    covariance: bool = False,
+    samples: Callable[[Sequence[int], int], SpanMeans] | None = None,
     progress: Progress | None = None,
 ) -> Moments:
     """Stream chains through the model and sum what its residual stream holds.
@@ -93,6 +104,11 @@ def collect(
     too_long:
         What becomes of a chain longer than the context: ``refuse`` raises, ``cut`` drops
         its end, ``skip`` leaves it out; the last two are counted.
+    covariance:
+        Whether the covariance of span means is summed too: ``8 * d_model ** 2`` bytes a layer.
+    samples:
+        Given the layers and the most spans there can be, makes a file that every span's mean is
+        written to in the same pass (:class:`steerkit.span_means.SpanMeans`).
     progress:
         Called with chains done and chains in all.
 
@@ -119,10 +135,16 @@ def collect(
             found=f"{len(traces)} chains, labels {sorted(found) or 'none'}",
             fix="annotate the chains first: sk.annotate(traces), or steerkit annotate FILE",
         )
-    moments = Moments(names, chosen, model.d_model, window=window, seed=seed)
+    if covariance:
+        size = 8 * len(chosen) * model.d_model**2
+        _log.info("covariances of %d layers: %.0f MiB", len(chosen), size / 2**20)
+    moments = Moments(names, chosen, model.d_model, window=window, seed=seed, covariance=covariance)
+    kept = None
+    if samples is not None:
+        kept = samples(chosen, sum(s.label in names for trace in traces for s in trace.spans))
 
     def start(items: list[Item], width: int) -> _Collector:
-        return _Collector(moments, items, width)
+        return _Collector(moments, kept, items, width)
 
     stream(
         model,

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
 from typing import Any
 
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from steerkit.behaviors import behavior
-from steerkit.behaviors import behaviors as known_behaviors
-from steerkit.collection import collect, model_layers, trace_digest
-from steerkit.directions import (
-    DEFAULT_CONTRAST,
-    cone,
-    defined,
-    parse_contrast,
-    replicates_used,
-    split_half,
-    split_half_shuffled,
-)
-from steerkit.directions import contrast as contrast_of
-from steerkit.errors import ExtractionError
+from steerkit.chain_sets import TwoPasses, chain_sets
+from steerkit.collection import collect, model_layers
+from steerkit.directions import DEFAULT_CONTRAST
+from steerkit.evidence import described, gathered
 from steerkit.layer_choice import auroc, suggested_layer
 from steerkit.layers import Layers
+from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
 from steerkit.models import ThinkingModel
-from steerkit.moments import Moments
 from steerkit.positions import Window
+from steerkit.provenance import chain_facts, model_facts, versions
 from steerkit.reading import REPLICATES
+from steerkit.reliability import replicates_used
+from steerkit.span_means import MOST_BYTES
 from steerkit.streaming import Progress, TooLong
-from steerkit.traces import Trace, Traces
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.traces import Trace
+from steerkit.vectors import SteeringVectors
 
 __all__ = ["collect", "extract"]
 
-METHOD = "difference of means"
 _log = logging.getLogger(__name__)
 
 
@@ -47,12 +35,14 @@ def extract(
     *,
     behaviors: str | Iterable[str] | None = None,
     contrast: str = DEFAULT_CONTRAST,
+    method: str = DEFAULT_METHOD,
     layers: Layers | None = None,
     window: Window | None = None,
     batch_tokens: int | None = None,
     seed: int = 0,
     select: Iterable[Trace] | None = None,
     too_long: TooLong = "refuse",
+    sample_bytes: int = MOST_BYTES,
     progress: Progress | None = None,
 ) -> SteeringVectors:
     """Annotated chains to steering vectors: collect, contrast, choose a layer.
@@ -72,11 +62,17 @@ def extract(
     contrast:
         ``overall``, ``rest``, ``balanced``, ``within`` or ``A:B``: see
         :func:`steerkit.directions.contrast`.
+    method:
+        ``mean-difference``, ``mass-mean``, ``lda``, ``probe`` or ``pca``: see
+        :mod:`steerkit.methods`. All give directions of the same length.
     select:
         Chains to choose layers on. When given, all of ``traces`` are extracted from, and
         none of them may share a task with these; empty means that no layer is chosen.
     layers, window, batch_tokens, seed, too_long, progress:
         As for :func:`collect`; ``progress`` counts both passes.
+    sample_bytes:
+        Largest file of span means, for methods that are fitted to them; it is deleted
+        afterwards.
 
     Returns
     -------
@@ -87,95 +83,38 @@ def extract(
     as a path), and :class:`ExtractionError` for a behaviour asked
     for that lacks the spans its contrast needs.
     """
-    chosen, traces = model_layers(model, layers), Traces(traces)
-    select = None if select is None else Traces(select)
-    behaviors = [behaviors] if isinstance(behaviors, str) else behaviors
-    asked = None if behaviors is None else [behavior(name).name for name in behaviors]
-    used = traces.split("extract") if select is None else traces
-    kept = traces.split("select") if select is None else select
-    _check_disjoint(used, kept)
-    counts = _labelled(used)
-    if not counts:
-        elsewhere = f"; the whole file has {sum(_labelled(traces).values())}"
-        raise ExtractionError(
-            "no annotated spans in the chains to extract from",
-            expected="spans labelled with behaviours",
-            found=f"{len(used)} chains without any{elsewhere if select is None else ''}",
-            fix="annotate them first: sk.annotate(traces), or steerkit annotate FILE; "
-            "to use every chain, pass other chains (or sk.Traces()) as select",
-        )
-    for name in asked or ():
-        if name not in counts:
-            raise ExtractionError(
-                f"no spans of {name!r} in the chains to extract from",
-                expected="a behaviour with spans",
-                found=", ".join(f"{label} {n}" for label, n in counts.items()),
-                fix="annotate more chains or ask for one of these",
-            )
-    parse_contrast(contrast, tuple(counts))
-    done_before, total = 0, len(used) + len(kept)
-
-    def report(done: int, _: int) -> None:
-        if progress is not None:
-            progress(done_before + done, total)
-
-    moments = collect(
+    check_method(method, contrast)
+    chosen = model_layers(model, layers)
+    sets, asked, contrast = chain_sets(traces, select, behaviors, contrast)
+    used, kept = sets
+    report = TwoPasses(progress, len(used) + len(kept))
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
+    options["progress"] = report
+    with gathered(
         model,
         used,
+        [method],
+        sample_bytes=sample_bytes,
         layers=chosen,
         window=window,
-        batch_tokens=batch_tokens,
         seed=seed,
-        too_long=too_long,
-        progress=report,
-    )
-    raw = _directions(moments, contrast, asked)
-    done_before = len(used)
-    select_counters: Counter[str] = Counter()
-    curves = auroc(
-        model,
-        kept,
-        raw,
-        chosen,
-        batch_tokens=batch_tokens,
-        too_long=too_long,
-        counters=select_counters,
-        progress=report,
-    )
-    if progress is not None:
-        progress(total, total)
-    halves, shuffled = split_half(moments, contrast), split_half_shuffled(moments, contrast)
-    cones = cone(moments, contrast)
-    for name in sorted(raw.keys() - curves.keys()) if kept else ():
-        _log.warning("no layer chosen for %s: select tasks do not tell it from others", name)
-    directions = {
-        name: Direction(
-            behavior=name,
-            tensor=tensor,
-            layers=tuple(chosen),
-            mean_norm=moments.mean_norm.float(),
-            norm_of_mean=moments.norm_of_mean.float(),
-            layer=suggested_layer(curves[name], chosen) if name in curves else None,
-            spans=int(moments.counts[0, moments.labels.index(name)]),
-            tasks=len(moments.tasks[name]),
-            split_half=_float(halves.get(name)),
-            split_half_shuffled=_float(shuffled.get(name)),
-            auroc=_float(curves.get(name)),
-            cone=_float(cones.get(name)),
-            mean_projection=_along(moments.mean, tensor),
-            n_layers=model.n_layers,
-        )
-        for name, tensor in raw.items()
-    }
+        **options,
+    ) as evidence:
+        moments = evidence.moments
+        raw = {n: d.float() for n, d in evidence.directions(method, contrast, asked).items()}
+        report.before = len(used)
+        select_counters: Counter[str] = Counter()
+        curves = auroc(model, kept, raw, chosen, counters=select_counters, **options)
+        report.end()
+        for name in sorted(raw.keys() - curves.keys()) if kept else ():
+            _log.warning("no layer chosen for %s: select tasks do not tell it from others", name)
+        suggested = {n: suggested_layer(curves[n], chosen) if n in curves else None for n in raw}
+        directions = described(evidence, method, contrast, raw, curves, suggested, model.n_layers)
     provenance = {
-        **_model_facts(model),
-        "traces": sorted(trace_digest(trace) for trace in used),
-        "select_traces": sorted(trace_digest(trace) for trace in kept),
-        "extract_tasks": _tasks(used),
-        "select_tasks": _tasks(kept),
-        "annotators": sorted({t.annotator for t in (*used, *kept) if t.annotator is not None}),
+        **model_facts(model),
+        **chain_facts(used, kept),
         "contrast": contrast,
-        "method": METHOD,
+        "method": METHODS[method].title,
         "window": {"before": moments.window.before, "length": moments.window.length},
         "seed": seed,
         "too_long": too_long,
@@ -184,84 +123,7 @@ def extract(
         "outliers": moments.outliers.tolist(),
         "replicates": REPLICATES,
         "replicates_used": replicates_used(moments, contrast),
-        "versions": _versions(),
+        "versions": versions(),
     }
     _log.info("extracted %s from %r", ", ".join(directions), moments)
     return SteeringVectors(directions, provenance)
-
-
-def _labelled(traces: Traces) -> dict[str, int]:
-    counts = traces.counts()
-    return {b.name: counts[b.name] for b in known_behaviors() if b.name in counts}
-
-
-def _tasks(traces: Sequence[Trace]) -> list[str]:
-    return sorted({trace.task_key for trace in traces})
-
-
-def _check_disjoint(used: Sequence[Trace], kept: Sequence[Trace]) -> None:
-    shared = set(_tasks(used)) & set(_tasks(kept))
-    if shared:
-        name = next(t.task_id for t in kept if _tasks([t])[0] in shared)
-        raise ExtractionError(
-            f"{len(shared)} tasks are both extracted from and used to choose layers",
-            expected="chains of other tasks as select",
-            found=f"task {name!r} in both",
-        )
-
-
-def _directions(
-    moments: Moments, contrast: str, asked: list[str] | None
-) -> dict[str, Float[Tensor, "layer d_model"]]:
-    tensor, there = contrast_of(moments, contrast).float(), defined(moments, contrast)[0]
-    names = [label for i, label in enumerate(moments.labels) if there[i]]
-    missing = [name for name in asked or () if name not in names]
-    if missing or not names:
-        raise ExtractionError(
-            f"contrast {contrast!r} is not defined for {', '.join(missing) or 'any behaviour'}",
-            expected="spans of it and of what it is set against"
-            + (" in one chain" if contrast == "within" else ""),
-            found=", ".join(
-                f"{label} {int(n)}"
-                for label, n in zip(moments.labels, moments.counts[0], strict=True)
-            )
-            + f" (windows read; {moments.counters['empty windows']} were empty)",
-            fix="annotate more chains or choose another contrast",
-        )
-    return {
-        name: tensor[moments.labels.index(name)].contiguous()
-        for name in (names if asked is None else dict.fromkeys(asked))
-    }
-
-
-def _float(curve: Tensor | None) -> Tensor | None:
-    return None if curve is None else curve.float()
-
-
-def _along(
-    mean: Float64[Tensor, "layer d_model"], tensor: Float[Tensor, "layer d_model"]
-) -> Float[Tensor, " layer"]:
-    """m . u of every layer, u the unit vector of the direction."""
-    raw = tensor.double()
-    return ((mean * raw).sum(dim=1) / raw.norm(dim=1).clamp_min(1e-30)).float()
-
-
-def _model_facts(model: ThinkingModel) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "tokenizer_hash": model.tokenizer_hash,
-        "d_model": model.d_model,
-        "n_layers": model.n_layers,
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("steerkit-thinking", "torch", "transformers", "transformer-lens"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a source tree that was never installed
-            continue
-    return found

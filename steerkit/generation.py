@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from steerkit.decoding import Decoder, Row
@@ -13,6 +13,7 @@ from steerkit.steering import Steering
 from steerkit.stopping import Until
 from steerkit.streaming import Progress
 from steerkit.tasks import Task
+from steerkit.terms import Terms
 from steerkit.traces import Traces
 from steerkit.writing import Forbid, Prefix, Writing
 
@@ -130,6 +131,7 @@ def generate(
         forbid=forbid,
     )
     rows = writing.rows
+    _warn_of_strength(row.terms for row in rows)
 
     def take(row: Row, token: int) -> None:
         before = len(row.ids)
@@ -157,3 +159,25 @@ def generate(
     traces = writing.traces([row for row in rows if row.ended])
     traces.interrupted = interrupted
     return traces
+
+
+def _warn_of_strength(rows: Iterable[Terms]) -> None:
+    """Say once of every direction that it is pushed further than its text stayed whole."""
+    told = set()
+    for terms in rows:
+        for term in terms:
+            direction, fluent = term.direction, term.direction.fluent
+            if fluent is None or term.operator != "add" or term.unit != "norm":
+                continue
+            if term.resolved_layers() != (direction.layer,):
+                continue
+            if not fluent[0] <= term.coefficient <= fluent[1]:
+                told.add((direction.behavior, term.coefficient, fluent))
+    for behavior, coefficient, (low, high) in sorted(told):
+        _log.warning(
+            "%s at %+g is outside the range in which text stayed fluent, %+g to %+g",
+            behavior,
+            coefficient,
+            low,
+            high,
+        )

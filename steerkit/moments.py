@@ -13,6 +13,8 @@ from steerkit.errors import ExtractionError
 from steerkit.positions import Window
 from steerkit.reading import COLUMNS, SPLITS, Batch, Chain, Reading
 
+_TENSORS = ("_sums", "_shuffled", "_hidden", "_norms", "_outliers", "_outer")
+
 
 class Moments:
     """Sums over chains, by behaviour, layer and column: full, replicates, halves.
@@ -29,6 +31,9 @@ class Moments:
         Which tokens of a span were averaged; kept so that unlike moments do not merge.
     seed:
         Of replicates, halves and shuffles.
+    covariance:
+        Whether sums of outer products of span means are kept, ``[d_model, d_model]`` float64
+        a layer, for methods that whiten (:mod:`steerkit.covariance`).
 
     Attributes
     ----------
@@ -56,9 +61,10 @@ class Moments:
         *,
         window: Window | None = None,
         seed: int = 0,
+        covariance: bool = False,
     ) -> None:
         self.labels, self.layers = tuple(labels), tuple(layers)
-        self.d_model, self.seed = d_model, seed
+        self.d_model, self.seed, self.covariance = d_model, seed, covariance
         self.window = Window() if window is None else window
         n_labels = len(self.labels)
         self.counts = torch.zeros(COLUMNS, n_labels, dtype=torch.int64)
@@ -72,6 +78,8 @@ class Moments:
         self._hidden = [self._zeros(d_model) for _ in self.layers]
         self._norms = [self._zeros() for _ in self.layers]
         self._outliers = [torch.zeros((), dtype=torch.int64) for _ in self.layers]
+        width = d_model if covariance else 0
+        self._outer = [self._zeros(width, width) for _ in self.layers]
 
     @staticmethod
     def _zeros(*shape: int) -> Tensor:
@@ -108,6 +116,8 @@ class Moments:
             self._hidden[i] += reading.thinking_sums.sum(dim=0)
             self._norms[i] += reading.norm_sum
             self._outliers[i] += reading.outliers
+            if self.covariance:
+                self._outer[i].addmm_(reading.span_means.T, reading.span_means)
         own = batch.counts
         others = own.sum(dim=1, keepdim=True) - own
         thinks = torch.tensor([c.thinking[1] > c.thinking[0] for c in batch.chains])
@@ -122,7 +132,8 @@ class Moments:
         self.counters["spans"] += int(own.sum())
 
     def _to(self, i: int, device: torch.device) -> None:
-        for tensors in (self._sums, self._shuffled, self._hidden, self._norms, self._outliers):
+        for name in _TENSORS:
+            tensors = getattr(self, name)
             if tensors[i].device != device:
                 tensors[i] = tensors[i].to(device)
 
@@ -137,7 +148,7 @@ class Moments:
 
         Raises :class:`ExtractionError` when labels, layers, width, window or seed differ.
         """
-        for name in ("labels", "layers", "d_model", "window", "seed"):
+        for name in ("labels", "layers", "d_model", "window", "seed", "covariance"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ExtractionError(
@@ -146,9 +157,16 @@ class Moments:
                     found=theirs,
                     fix=f"collect every part with the same {name}",
                 )
-        total = Moments(self.labels, self.layers, self.d_model, window=self.window, seed=self.seed)
+        total = Moments(
+            self.labels,
+            self.layers,
+            self.d_model,
+            window=self.window,
+            seed=self.seed,
+            covariance=self.covariance,
+        )
         for part in (self.cpu(), other.cpu()):
-            for name in ("_sums", "_shuffled", "_hidden", "_norms", "_outliers"):
+            for name in _TENSORS:
                 for mine, theirs in zip(getattr(total, name), getattr(part, name), strict=True):
                     mine += theirs
             total.counts += part.counts
@@ -168,6 +186,25 @@ class Moments:
         chains of the mean thinking position.
         """
         return self._sums[index]
+
+    def index(self, layer: int) -> int:
+        """Where a model layer stands in ``layers``; :class:`ExtractionError` if it was not read."""
+        if layer not in self.layers:
+            raise ExtractionError(
+                f"layer {layer} was not read", expected=f"one of {', '.join(map(str, self.layers))}"
+            )
+        return self.layers.index(layer)
+
+    def layer_outer(self, index: int) -> Float64[Tensor, "d_model d_model"]:
+        """Sum of m m^T over all span means m at ``layers[index]``.
+
+        Raises :class:`ExtractionError` for moments that were collected without it.
+        """
+        if not self.covariance:
+            raise ExtractionError(
+                "these moments hold no covariance", fix="collect them with covariance=True"
+            )
+        return self._outer[index]
 
     def layer_shuffled(self, index: int) -> Float64[Tensor, "split half feature d_model"]:
         """The features by label (without the last), labels shuffled within chains.

@@ -30,15 +30,15 @@ _NAMELESS: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
-_INK, _FAINT, _GRID = "#222222", "#666666", "#e6e6e6"
-_STYLE: dict[Any, Any] = {
+INK, FAINT, GRID = "#222222", "#666666", "#e6e6e6"
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
-    "text.color": _INK,
+    "text.color": INK,
     "axes.edgecolor": "#999999",
-    "axes.labelcolor": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "svg.hashsalt": "steerkit",
     "svg.fonttype": "path",
 }
@@ -62,7 +62,7 @@ def plot_layers(vectors: SteeringVectors) -> Figure:
     dotted and the suggested layer ringed. A caption underneath says what was measured on what.
     Curves that the vectors do not have are left out.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(11.0, 4.8), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 3)
@@ -77,7 +77,7 @@ def plot_layers(vectors: SteeringVectors) -> Figure:
         middle.axhline(0.0, color="#999999", linewidth=0.8, zorder=1)
         _panel(middle, "Reliability", "cosine between two halves")
         middle.set_ylim(top=1.03)
-        right.axhline(0.5, color=_FAINT, linestyle=":", linewidth=1.3, zorder=1)
+        right.axhline(0.5, color=FAINT, linestyle=":", linewidth=1.3, zorder=1)
         _lines(right, vectors, lambda d: d.auroc)
         _rings(right, vectors)
         _panel(right, "Foresight", "AUROC before a span")
@@ -91,7 +91,7 @@ def plot_layers(vectors: SteeringVectors) -> Figure:
             textcoords="offset points",
             ha="right",
             va="top",
-            color=_FAINT,
+            color=FAINT,
             fontsize=8,
         )
         model = vectors.provenance.get("model")
@@ -106,7 +106,7 @@ def plot_layers(vectors: SteeringVectors) -> Figure:
         )
         _legend(figure, vectors)
         caption = textwrap.fill(_caption(vectors), width=165)
-        figure.text(0.06, 0.115, caption, fontsize=8, color=_FAINT, va="top", linespacing=1.4)
+        figure.text(0.06, 0.115, caption, fontsize=8, color=FAINT, va="top", linespacing=1.4)
     return figure
 
 
@@ -128,7 +128,7 @@ def plot_training(log: pd.DataFrame) -> Figure:
     rows = max(-(-len(panels) // 2), 1)
     span = max(1, min(25, len(log) // 8)) if "reward" in log else 1
     height = 1.0 + 2.7 * rows
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(10.5, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, 2, squeeze=False)
@@ -160,14 +160,14 @@ def plot_training(log: pd.DataFrame) -> Figure:
         thick = f" Thin: single rows. Thick: their running mean over {span}." if span > 1 else ""
         points = " Points: held-out tasks, the same each time."
         caption = f"{len(log):,} rows of the log{tokens}.{thick}{points}"
-        figure.text(0.065, 0.22 / height, caption, fontsize=8, color=_FAINT, va="center")
+        figure.text(0.065, 0.22 / height, caption, fontsize=8, color=FAINT, va="center")
     return figure
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
     """A figure as ``png``, ``svg`` or ``pdf``; no time and no program's name is in it."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(
             buffer,
             format=kind,
@@ -201,31 +201,31 @@ def _training_panels(log: pd.DataFrame) -> list[tuple[str, str, list[_Curve]]]:
     kinds = [name.partition("_")[2] for name in log.columns if name.startswith("accuracy_")]
     kinds = [kind for kind in kinds if _measured(log, f"accuracy_{kind}")]
     colors = dict(zip(kinds, _KINDS, strict=False))
-    accuracy = [("accuracy", "all", _INK), ("heldout_accuracy", "held out", _INK)]
+    accuracy = [("accuracy", "all", INK), ("heldout_accuracy", "held out", INK)]
     for kind, color in colors.items():
         accuracy.append((f"accuracy_{kind}", kind, color))
         accuracy.append((f"heldout_accuracy_{kind}", "", color))
     shares = [(b.name, b.short or b.name, b.color) for b in behaviors()]
-    loss = [("loss", "training", _INK), ("heldout_loss", "held out", "#D55E00")]
+    loss = [("loss", "training", INK), ("heldout_loss", "held out", "#D55E00")]
     return [
-        ("Reward", "mean per chain", [("reward", "reward", _INK)]),
+        ("Reward", "mean per chain", [("reward", "reward", INK)]),
         # that of reinforcement learning has a gradient worth following, but no worth itself
         ("Loss", "nats per token", [] if "reward" in log else loss),
         ("Accuracy", "share of chains", accuracy),
-        ("Length", "new tokens per chain", [("length", "length", _INK)]),
+        ("Length", "new tokens per chain", [("length", "length", INK)]),
         (
             "Endings",
             "share of chains",
             [
-                ("closed", "closed", _INK),
+                ("closed", "closed", INK),
                 ("truncated", "cut off", "#E45756"),
                 ("unused", "no advantage", "#9D755D"),
             ],
         ),
         ("Behaviours", "share of sentences", [*shares, ("unparsed", "unparsed", "#000000")]),
-        ("Dead ends", "per chain", [("dead_ends", "dead ends", _INK)]),
-        ("Silent dead ends", "share of dead ends", [("silent_dead_ends", "silent", _INK)]),
-        ("Gradient", "norm before clipping", [("grad_norm", "norm", _INK)]),
+        ("Dead ends", "per chain", [("dead_ends", "dead ends", INK)]),
+        ("Silent dead ends", "share of dead ends", [("silent_dead_ends", "silent", INK)]),
+        ("Gradient", "norm before clipping", [("grad_norm", "norm", INK)]),
     ]
 
 
@@ -339,12 +339,12 @@ def _panel(
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=3)
     if not any(line.get_gid() for line in axes.lines):
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=_FAINT)
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=FAINT)
 
 
 def _legend(figure: Figure, vectors: SteeringVectors) -> None:

@@ -19,7 +19,13 @@ REPLICATES = 64
 """Bootstrap replicates: columns 1 to 64."""
 SPLITS = 20
 """Hashed halves of the tasks: the columns after the replicates."""
-COLUMNS = 1 + REPLICATES + SPLITS
+PARTS = 8
+"""Hashed eighths of the tasks: the columns after the halves."""
+COLUMNS = 1 + REPLICATES + SPLITS + PARTS
+FULL, REPLICATE = slice(0, 1), slice(1, 1 + REPLICATES)
+HALF = slice(1 + REPLICATES, 1 + REPLICATES + SPLITS)
+PART = slice(1 + REPLICATES + SPLITS, COLUMNS)
+"""Where each kind of column stands."""
 OUTLIER = 10.0
 """A thinking position counts as an outlier when its norm exceeds this many times the
 median norm of its chain's thinking section at that layer."""
@@ -67,12 +73,15 @@ def column_weights(task: str, seed: int = 0) -> Int64[Tensor, " column"]:
     """How often a task counts in every column; the same for every label and layer.
 
     Column 0 is the full set (weight 1), columns 1 to 64 are bootstrap replicates
-    (Poisson(1) counts from BLAKE2b of task and replicate), the last 20 are halves of the
-    tasks (0 or 1); the other half of each is column 0 minus it.
+    (Poisson(1) counts from BLAKE2b of task and replicate), the next 20 are halves of the
+    tasks (0 or 1); the other half of each is column 0 minus it. The last 8 are eighths of
+    the tasks: each task is in one of them.
     """
     bootstrap = (_poisson(_uniform(f"bootstrap {seed} {r} {task}")) for r in range(REPLICATES))
     halves = (int(_uniform(f"half {seed} {s} {task}") < 0.5) for s in range(SPLITS))
-    return torch.tensor([1, *bootstrap, *halves], dtype=torch.int64)
+    part = int(_uniform(f"part {seed} {task}") * PARTS)
+    parts = (int(part == p) for p in range(PARTS))
+    return torch.tensor([1, *bootstrap, *halves, *parts], dtype=torch.int64)
 
 
 def shuffled_orders(key: str, length: int, seed: int = 0) -> NDArray[np.intp]:
@@ -154,6 +163,16 @@ class Batch:
         self._cpu["median"] = ((lengths_ - 1).clamp(min=0) // 2)[:, None]
         self._longest = max((length for _, length in self._thinking), default=0)
 
+    @property
+    def spans(self) -> list[tuple[str, str, str, int]]:
+        """Label, chain, task and first position of every span, in the order of span means."""
+        found: list[tuple[str, str, str, int]] = [("", "", "", 0)] * len(self._rows)
+        for (row, i), place in self._places.items():
+            chain = self.chains[row]
+            start, _, label = chain.windows[i]
+            found[place] = (label, chain.key, chain.task, start)
+        return found
+
     def on(self, device: torch.device) -> dict[str, Tensor]:
         """Index and weight tensors on a device; moved once."""
         if device not in self._on:
@@ -181,7 +200,7 @@ class Batch:
         own = np.zeros((n_chains, 2, n_labels, n_spans))
         shuffled = np.zeros((SPLITS, 2, 2, n_labels, n_spans))
         split, every = np.arange(SPLITS)[:, None], np.arange(n_labels)[:, None]
-        halves = self.columns[-SPLITS:].numpy()
+        halves = self.columns[HALF].numpy()
         index = {label: i for i, label in enumerate(self.labels)}
         for row, chain in enumerate(self.chains):
             if not chain.windows:

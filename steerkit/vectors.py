@@ -33,7 +33,15 @@ _T = TypeVar("_T")
 Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 NORMS = ("mean_norm", "norm_of_mean")
-CURVES = ("split_half", "split_half_shuffled", "auroc", "cone", "mean_projection")
+CURVES = (
+    "split_half",
+    "split_half_shuffled",
+    "auroc",
+    "cone",
+    "norm_low",
+    "norm_high",
+    "mean_projection",
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -60,10 +68,18 @@ class Direction:
         Area under the ROC curve of the projection at the token before a span.
     cone:
         Angle in degrees that holds 95 % of bootstrap replicates.
+    norm_low, norm_high:
+        95 % interval of the length of the difference of means
+        (:func:`steerkit.reliability.norm_interval`).
     mean_projection:
         E h . u over thinking positions, u the unit vector: where ``center`` sets h . u.
     n_layers:
         Decoder layers of the model.
+    chosen_by:
+        The score by which ``layer`` was chosen (:mod:`steerkit.layer_choice`).
+    fluent, free:
+        Coefficients at ``layer`` between which text stays whole, and accuracy as well
+        (:func:`steerkit.ranges.find_ranges`), where they were measured.
     """
 
     behavior: str
@@ -79,12 +95,24 @@ class Direction:
     split_half_shuffled: Float[Tensor, " layer"] | None = None
     auroc: Float[Tensor, " layer"] | None = None
     cone: Float[Tensor, " layer"] | None = None
+    norm_low: Float[Tensor, " layer"] | None = None
+    norm_high: Float[Tensor, " layer"] | None = None
     mean_projection: Float[Tensor, " layer"] | None = None
+    chosen_by: str = ""
+    fluent: tuple[float, float] | None = None
+    free: tuple[float, float] | None = None
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.tensor.shape[1]
+
+    @property
+    def weakness(self) -> str:
+        """Why not to trust it yet (:func:`steerkit.reliability.weakness`); empty if it can be."""
+        from steerkit.reliability import weakness
+
+        return weakness(self)
 
     @cached_property
     def digest(self) -> str:
@@ -155,7 +183,12 @@ class Direction:
             split_half_shuffled=None,
             auroc=None,
             cone=None,
+            norm_low=None,
+            norm_high=None,
             mean_projection=None,
+            chosen_by="",
+            fluent=None,
+            free=None,
         )
 
     def at(self, layer: Layers | None = None, **placed: Any) -> Term:
@@ -269,8 +302,8 @@ class SteeringVectors(Mapping[str, Direction]):
         """One row a behaviour, its numbers at the suggested layer.
 
         ``norm`` is the raw difference's length as a share of the layer's mean norm;
-        ``split_half`` stands beside the same figure for shuffled labels. Without a
-        suggested layer the numbers are missing.
+        ``split_half`` stands beside the same figure for shuffled labels; ``note`` says why a
+        direction should not be trusted yet. Without a suggested layer the numbers are missing.
         """
         import pandas as pd
 
@@ -290,6 +323,7 @@ class SteeringVectors(Mapping[str, Direction]):
                     "tasks": direction.tasks,
                     **curves,
                     "layer": direction.layer,
+                    "note": direction.weakness,
                 }
             )
         return pd.DataFrame(rows).astype({"layer": "Int64"})

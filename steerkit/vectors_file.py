@@ -41,6 +41,9 @@ def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
                 "spans": direction.spans,
                 "tasks": direction.tasks,
                 "n_layers": direction.n_layers,
+                "chosen_by": direction.chosen_by,
+                "fluent": direction.fluent,
+                "free": direction.free,
             }
         )
     header = {"format": FORMAT, "directions": described, "provenance": vectors.provenance}
@@ -99,6 +102,9 @@ def read_vectors(path: str | Path) -> SteeringVectors:
                 spans=entry["spans"],
                 tasks=entry["tasks"],
                 n_layers=entry["n_layers"],
+                chosen_by=entry.get("chosen_by", ""),
+                fluent=_pair(entry.get("fluent")),
+                free=_pair(entry.get("free")),
                 **parts,
             )
     except (KeyError, TypeError, ValueError) as problem:
@@ -111,6 +117,10 @@ def read_vectors(path: str | Path) -> SteeringVectors:
             where=path,
         ) from None
     return SteeringVectors(directions, provenance)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def _free(entry: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from steerkit.moments import Moments
-from steerkit.reading import Chain
+from steerkit.reading import Batch, Chain
+from steerkit.span_means import SpanMeans
 
 LABELS = ("deduction", "example-testing", "backtracking")
 
@@ -52,13 +53,24 @@ def padded(chains: list[Synthetic], dtype: torch.dtype = torch.float64) -> dict[
     return dict(enumerate(hidden))
 
 
-def collected(chains: list[Synthetic], *, seed: int = 0, batch: int = 7) -> Moments:
+def collected(
+    chains: list[Synthetic],
+    *,
+    seed: int = 0,
+    batch: int = 7,
+    covariance: bool = False,
+    samples: SpanMeans | None = None,
+) -> Moments:
     """Moments of synthetic chains, ``batch`` chains at a time."""
     layers, _, width = chains[0].hidden.shape
-    moments = Moments(LABELS, range(layers), width, seed=seed)
+    moments = Moments(LABELS, range(layers), width, seed=seed, covariance=covariance)
     for first in range(0, len(chains), batch):
         part = chains[first : first + batch]
         moments.update([c.chain for c in part], padded(part))
+        if samples is not None:
+            hidden = padded(part)
+            batch_ = Batch([c.chain for c in part], LABELS, hidden[0].shape[1], seed)
+            samples.add(batch_, {layer: batch_.read(h) for layer, h in hidden.items()})
     return moments
 
 

@@ -13,11 +13,12 @@ import torch
 
 import steerkit as sk
 from steerkit.collection import collect, trace_digest
-from steerkit.directions import CONTRASTS, contrast, split_half
+from steerkit.directions import CONTRASTS, contrast
 from steerkit.errors import BehaviorError, ExtractionError, TraceError
 from steerkit.layer_choice import auroc
 from steerkit.models import ThinkingModel
 from steerkit.positions import Window
+from steerkit.reliability import split_half
 from steerkit.tasks import task_hash
 from steerkit.traces import Span, Traces
 from tests.test_residual import hooks_in

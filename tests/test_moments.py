@@ -15,7 +15,11 @@ from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import (
     COLUMNS,
+    HALF,
     OUTLIER,
+    PART,
+    PARTS,
+    REPLICATE,
     REPLICATES,
     SPLITS,
     Batch,
@@ -151,15 +155,18 @@ def test_long_windows_and_long_thinking_cross_the_block_size() -> None:
 def test_column_weights_are_poisson_halves_and_the_same_everywhere() -> None:
     weights = torch.stack([column_weights(f"task-{i}") for i in range(3000)]).double()
     assert weights.shape[1] == COLUMNS and bool((weights[:, 0] == 1).all())
-    poisson, halves = weights[:, 1 : 1 + REPLICATES], weights[:, 1 + REPLICATES :]
+    poisson, halves, parts = weights[:, REPLICATE], weights[:, HALF], weights[:, PART]
     n = poisson.numel()
     for k, p in enumerate((np.exp(-1), np.exp(-1), np.exp(-1) / 2, np.exp(-1) / 6)):
         share = float((poisson == k).double().mean())
         assert abs(share - p) < 4 * np.sqrt(p * (1 - p) / n)
     assert halves.shape[1] == SPLITS and set(halves.unique().tolist()) == {0.0, 1.0}
     assert bool(((halves.mean(dim=0) - 0.5).abs() < 4 * 0.5 / 3000**0.5).all())
+    assert parts.shape[1] == PARTS and bool((parts.sum(dim=1) == 1).all())
+    assert bool(((parts.mean(dim=0) - 1 / PARTS).abs() < 4 * (7 / 64 / 3000) ** 0.5).all())
     # columns are independent of each other: no pair correlates beyond chance
-    correlation = torch.corrcoef(weights[:, 1:].T) - torch.eye(COLUMNS - 1)
+    independent = weights[:, 1 : HALF.stop]
+    correlation = torch.corrcoef(independent.T) - torch.eye(REPLICATES + SPLITS)
     assert float(correlation.abs().max()) < 5.5 / 3000**0.5
     assert torch.equal(column_weights("a"), column_weights("a"))
     assert not torch.equal(column_weights("a"), column_weights("a", seed=1))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.reading import SPLITS, Batch, Chain, Reading, column_weights
+from steerkit.reading import HALF, SPLITS, Batch, Chain, Reading, column_weights
 from tests.synthetic import LABELS, Synthetic, padded, span_means, synthetic_chains
 
 
@@ -65,7 +65,7 @@ def test_halves_part_the_tasks_and_shuffles_stay_within_their_half() -> None:
     shuffled = shuffled.view(SPLITS, 2, 2, len(LABELS), -1)
     place = 0
     for row, c in enumerate(chains):
-        half = column_weights(c.chain.task)[-SPLITS:]
+        half = column_weights(c.chain.task)[HALF]
         for i, _ in enumerate(c.chain.windows):
             place = batch._places[row, i]
             drawn = shuffled[:, :, 0, :, place].sum(dim=2)

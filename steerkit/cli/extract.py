@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steerkit.vectors import SteeringVectors
 
 CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
+METHODS = ("mean-difference", "mass-mean", "lda", "probe", "pca")  # steerkit.methods.METHODS
 BUNDLED_TRACES = "traces/countdown.jsonl"
 
 _PURPOSES = {
@@ -111,6 +112,14 @@ def add_command(commands: Any, formatter: Any) -> None:
         "behaviour A against behaviour B. Default: %(default)s.",
     )
     method.add_argument(
+        "--method",
+        choices=METHODS,
+        default=METHODS[0],
+        help="How a direction comes out of the spans. mean-difference: mean minus mean; "
+        "mass-mean: the same, whitened; lda, probe, pca: fitted to the means of single spans, "
+        "which are written to a temporary file. Default: %(default)s.",
+    )
+    method.add_argument(
         "--layers",
         type=layers,
         metavar="LAYERS",
@@ -185,6 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
             traces,
             behaviors=names,
             contrast=arguments.contrast,
+            method=arguments.method,
             layers=arguments.layers,
             window=window,
             batch_tokens=arguments.batch_tokens,
@@ -239,6 +249,7 @@ def _summary(
         "figure": None if figure is None else str(figure),
         "model": vectors.provenance["model"],
         "contrast": vectors.provenance["contrast"],
+        "method": vectors.provenance["method"],
         "counts": counts,
         "behaviors": _rows(vectors),
     }
@@ -254,13 +265,24 @@ def _rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
             "tasks": int(row["tasks"]),
             **{name: clean(row[name]) for name in measured},
             "layer": vectors[row["behavior"]].layer,
+            "note": row["note"],
         }
         for row in rows
     ]
 
 
 def _table(vectors: SteeringVectors) -> Any:
-    columns = ["behaviour", "spans", "tasks", "norm", "split-half", "shuffled", "AUROC", "layer"]
+    columns = [
+        "behaviour",
+        "spans",
+        "tasks",
+        "norm",
+        "split-half",
+        "shuffled",
+        "AUROC",
+        "layer",
+        "",
+    ]
     return table(
         columns,
         [
@@ -270,6 +292,7 @@ def _table(vectors: SteeringVectors) -> Any:
                 f"{row['tasks']:,}",
                 *(number(row[n]) for n in ("norm", "split_half", "split_half_shuffled", "auroc")),
                 "none" if row["layer"] is None else str(row["layer"]),
+                row["note"],
             )
             for row in _rows(vectors)
         ],

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from steerkit.errors import StatisticsError
-from steerkit.evaluation.statistics import mean_interval
+from steerkit.statistics import mean_interval
 
 
 def pass_at_k(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steerkit.evaluation.statistics import Interval
+from steerkit.statistics import Interval
 from steerkit.training.base import Base
 from steerkit.training.checkpoints import Position, RLPosition
 from steerkit.training.config import RLConfig, SFTConfig

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit.behaviors import UNPARSED, behaviors
-from steerkit.evaluation.statistics import Interval, ratio_interval, share_interval
 from steerkit.generation import generate
 from steerkit.models import ThinkingModel
 from steerkit.puzzles.grammar import Sentence, parse_chain
 from steerkit.puzzles.narration import GIVEN_UP
 from steerkit.puzzles.tasks import KINDS, Puzzle, generate_tasks
+from steerkit.statistics import Interval, ratio_interval, share_interval
 from steerkit.training.tokenizer import THINK_CLOSE
 
 Counts = dict[str, tuple[int, int]]
@@ -70,7 +70,7 @@ def score(tasks: Sequence[Puzzle], responses: Sequence[str]) -> dict[str, Interv
     that no backtracking sentence follows before the next equation, per dead end after which
     the search goes on at all.
     A ratio with an empty denominator is 0. Shares of chains have Wilson intervals
-    (:func:`~steerkit.evaluation.statistics.share_interval`), the others are ratios of sums
+    (:func:`~steerkit.statistics.share_interval`), the others are ratios of sums
     with bootstrap intervals. Raises :class:`StatisticsError` for fewer than two tasks.
     """
     rows = [count_response(task, text) for task, text in zip(tasks, responses, strict=True)]

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice import area_under_roc, areas, auroc, suggested_layer
+from steerkit.layer_choice.foresight import Foreseen, area_intervals
 from steerkit.models import ThinkingModel
 from steerkit.traces import Span, Trace, Traces
 from tests.test_collection import states
@@ -53,10 +54,9 @@ def test_areas_leave_out_labels_in_none_or_all_of_the_spans() -> None:
     projections = torch.randn(2, 5, 3, dtype=torch.float64)
     labels = ["deduction"] * 3 + ["backtracking"] * 2
     found = areas(projections, labels, ["deduction", "backtracking", "initializing"])
-    assert set(found) == {"deduction", "backtracking"}
-    assert found["deduction"].shape == (2,)
-    only = areas(projections[..., :1], ["deduction"] * 5, ["deduction"])
-    assert only == {}
+    assert [area is None for area in found] == [False, False, True]
+    assert found[0] is not None and found[0].shape == (2,)
+    assert areas(projections[..., :1], ["deduction"] * 5, ["deduction"]) == [None]
 
 
 def test_the_lowest_of_the_best_layers_is_suggested() -> None:
@@ -184,3 +184,39 @@ def test_chains_without_labels_are_not_run_and_long_ones_are_counted() -> None:
     assert curves and not counters["chains skipped: longer than the context"]
     auroc(model, [long, *short], direction, [0, 1, 2], too_long="skip", counters=counters)
     assert counters["chains skipped: longer than the context"] == 1
+
+
+def test_area_intervals_equal_areas_and_hold_the_truth() -> None:
+    """Normal classes a standard deviation apart: the area is Phi(1 / sqrt(2)) = 0.760."""
+    truth, covered = 0.7602, []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        own = np.tile([True, False, False, False], 60)
+        values = rng.normal(size=own.size) + own
+        seen = Foreseen(
+            [torch.from_numpy(values)[None, :, None]],
+            ["backtracking" if mine else "deduction" for mine in own],
+            [f"t{i // 4}" for i in range(own.size)],
+        )
+        (curve,) = area_intervals(seen, ["backtracking"])
+        assert curve is not None
+        area, low, high = curve[0].tolist()
+        assert area == pytest.approx(roc_auc_score(own, values))
+        covered.append(low <= truth <= high)
+    assert 0.88 <= np.mean(covered) <= 1.0
+    assert area_intervals(seen, ["initializing"]) == [None]
+
+
+def test_area_intervals_widen_when_tasks_are_alike() -> None:
+    """Spans of one task that say the same are one piece of evidence: tasks are resampled."""
+    rng = np.random.default_rng(3)
+    once = rng.normal(size=60) + np.tile([1.0, 0.0], 30)
+    widths = []
+    for repeat in (1, 10):
+        values = torch.from_numpy(np.repeat(once, repeat))[None, :, None]
+        labels = np.repeat(np.tile(["backtracking", "deduction"], 30), repeat).tolist()
+        tasks = np.repeat(np.arange(60), repeat).astype(str).tolist()
+        (curve,) = area_intervals(Foreseen([values], labels, tasks), ["backtracking"])
+        assert curve is not None
+        widths.append(float(curve[0, 2] - curve[0, 1]))
+    assert widths[1] == pytest.approx(widths[0], rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap, permutation_test
 
 from steerkit.errors import StatisticsError
-from steerkit.evaluation.statistics import (
+from steerkit.statistics import (
     Interval,
     holm,
     mean_interval,

@@ -52,7 +52,7 @@ def mean_interval(
             expected="one number a task",
             found=f"shape {found.shape}, {int((~np.isfinite(found)).sum())} not finite",
         )
-    means = _resamples(len(found), resamples, seed) @ found / len(found)
+    means = resampled_counts(len(found), resamples, seed) @ found / len(found)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(found.mean()), float(low), float(high))
 
@@ -91,7 +91,7 @@ def ratio_interval(
         )
     if not (np.isfinite(top).all() and np.isfinite(bottom).all()):
         raise StatisticsError("a ratio needs finite values")
-    weights = _resamples(len(top), resamples, seed)
+    weights = resampled_counts(len(top), resamples, seed)
     sums, totals = weights @ top, weights @ bottom
     drawn = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -176,7 +176,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=2)
-def _resamples(tasks: int, resamples: int, seed: int) -> NDArray[np.float64]:
+def resampled_counts(tasks: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each task occurs in every resample: multinomial counts, ``[resample, task]``."""
     draw = np.random.default_rng(seed)
     return draw.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples).astype(np.float64)

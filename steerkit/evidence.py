@@ -1,0 +1,221 @@
+"""Evidence: what one pass over annotated chains leaves, enough for every method and contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from steerkit.collection import collect
+from steerkit.covariance import precision
+from steerkit.directions import contrast as contrast_of
+from steerkit.directions import defined
+from steerkit.errors import ExtractionError
+from steerkit.methods import METHODS, check_method, fitted_directions, fitted_split_half
+from steerkit.models import ThinkingModel
+from steerkit.moments import Moments
+from steerkit.reliability import cone, norm_interval, split_half, split_half_shuffled
+from steerkit.span_means import MOST_BYTES, SpanMeans
+from steerkit.traces import Traces
+from steerkit.vectors import Direction
+
+Curve = Float64[Tensor, " layer"]
+
+
+class Reliability(NamedTuple):
+    """Curves of one direction over layers; ``None`` where a method has none, NaN where it was
+    not measured."""
+
+    split_half: Curve | None
+    split_half_shuffled: Curve | None
+    cone: Curve | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Moments of some chains, and their span means where a method asked for them."""
+
+    moments: Moments
+    samples: SpanMeans | None = None
+
+    @cached_property
+    def precision(self) -> list[Float64[Tensor, "d_model d_model"]]:
+        """Of span means within behaviours, by layer (:func:`steerkit.covariance.precision`)."""
+        return precision(self.moments)
+
+    def directions(
+        self,
+        method: str,
+        contrast: str,
+        asked: Sequence[str] | None = None,
+        told: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Float64[Tensor, "layer d_model"]]:
+        """Raw directions by behaviour, all that are defined or those asked for.
+
+        Every method's are as long as the difference of means. Raises
+        :class:`ExtractionError` for a behaviour asked for that lacks what it needs.
+        """
+        check_method(method, contrast)
+        moments = self.moments
+        plain, there = contrast_of(moments, contrast), defined(moments, contrast)[0]
+        names = [label for i, label in enumerate(moments.labels) if there[i]]
+        missing = [name for name in asked or () if name not in names]
+        if missing or not names:
+            raise _undefined(moments, contrast, missing)
+        wanted = names if asked is None else list(dict.fromkeys(asked))
+        rows = [moments.labels.index(name) for name in wanted]
+        lengths = plain[rows].norm(dim=-1)
+        if method == "mean-difference":
+            return dict(zip(wanted, plain[rows], strict=True))
+        if METHODS[method].covariance:
+            white = contrast_of(moments, contrast, whitening=self.precision)[rows]
+            scaled = white / white.norm(dim=-1, keepdim=True) * lengths[..., None]
+            return dict(zip(wanted, scaled, strict=True))
+        assert self.samples is not None
+        found = fitted_directions(method, contrast, self.samples, lengths, wanted, told)
+        lacking = [name for name in asked or () if name not in found]
+        if lacking or not found:
+            raise _undefined(moments, contrast, lacking)
+        return {name: found[name] for name in wanted if name in found}
+
+    def reliability(
+        self, method: str, contrast: str, layers: dict[str, int | None]
+    ) -> dict[str, Reliability]:
+        """How reliable the directions of some behaviours are.
+
+        ``layers`` names the behaviours and the index of the layer suggested for each: a method
+        that is fitted to samples is fitted anew to halves of the tasks there, and only there.
+        """
+        if not METHODS[method].samples:
+            whitening = self.precision if METHODS[method].covariance else None
+            halves = split_half(self.moments, contrast, whitening)
+            shuffled = split_half_shuffled(self.moments, contrast, whitening)
+            cones = cone(self.moments, contrast, whitening=whitening)
+            return {
+                name: Reliability(halves.get(name), shuffled.get(name), cones.get(name))
+                for name in layers
+            }
+        assert self.samples is not None
+        found = {}
+        for name, index in layers.items():
+            curves = [torch.full((len(self.moments.layers),), torch.nan).double() for _ in "ab"]
+            if index is not None:
+                for curve, mixed in zip(curves, (False, True), strict=True):
+                    curve[index] = fitted_split_half(
+                        method,
+                        contrast,
+                        self.samples,
+                        name,
+                        index,
+                        shuffled=mixed,
+                        seed=self.moments.seed,
+                    )
+            found[name] = Reliability(curves[0], curves[1], None)
+        return found
+
+
+@contextmanager
+def gathered(
+    model: ThinkingModel,
+    traces: Traces,
+    methods: Sequence[str],
+    *,
+    sample_bytes: int = MOST_BYTES,
+    **options: Any,
+) -> Iterator[Evidence]:
+    """Within it, what these methods need of the chains; one pass, by :func:`steerkit.collect`.
+
+    Span means are written to a temporary file, if any method reads them, of at most
+    ``sample_bytes``; ``options`` are those of :func:`steerkit.collection.collect`.
+    """
+    needs = [METHODS[method] for method in methods]
+    with TemporaryDirectory(prefix="steerkit-") as folder:
+        kept: list[SpanMeans] = []
+
+        def make(layers: Sequence[int], spans: int) -> SpanMeans:
+            path = Path(folder) / "span_means.npy"
+            kept.append(SpanMeans(path, tuple(layers), spans, model.d_model, most=sample_bytes))
+            return kept[0]
+
+        moments = collect(
+            model,
+            traces,
+            covariance=any(need.covariance for need in needs),
+            samples=make if any(need.samples for need in needs) else None,
+            **options,
+        )
+        yield Evidence(moments, kept[0] if kept else None)
+
+
+def described(
+    evidence: Evidence,
+    method: str,
+    contrast: str,
+    raw: dict[str, Float[Tensor, "layer d_model"]],
+    curves: dict[str, Float64[Tensor, " layer"]],
+    suggested: dict[str, int | None],
+    n_layers: int,
+) -> dict[str, Direction]:
+    """Directions with everything that is known of them."""
+    moments = evidence.moments
+    layers = moments.layers
+    reliable = evidence.reliability(
+        method,
+        contrast,
+        {name: None if at is None else layers.index(at) for name, at in suggested.items()},
+    )
+    lengths = norm_interval(moments, contrast)
+    return {
+        name: Direction(
+            behavior=name,
+            tensor=tensor.contiguous(),
+            layers=layers,
+            mean_norm=moments.mean_norm.float(),
+            norm_of_mean=moments.norm_of_mean.float(),
+            layer=suggested[name],
+            spans=int(moments.counts[0, moments.labels.index(name)]),
+            tasks=len(moments.tasks[name]),
+            split_half=_float(reliable[name].split_half),
+            split_half_shuffled=_float(reliable[name].split_half_shuffled),
+            auroc=_float(curves.get(name)),
+            cone=_float(reliable[name].cone),
+            norm_low=_float(lengths[name][:, 1]) if name in lengths else None,
+            norm_high=_float(lengths[name][:, 2]) if name in lengths else None,
+            mean_projection=_along(moments.mean, tensor),
+            n_layers=n_layers,
+        )
+        for name, tensor in raw.items()
+    }
+
+
+def _float(curve: Tensor | None) -> Tensor | None:
+    return None if curve is None else curve.float()
+
+
+def _along(
+    mean: Float64[Tensor, "layer d_model"], tensor: Float[Tensor, "layer d_model"]
+) -> Float[Tensor, " layer"]:
+    """m . u of every layer, u the unit vector of the direction."""
+    raw = tensor.double()
+    return ((mean * raw).sum(dim=1) / raw.norm(dim=1).clamp_min(1e-30)).float()
+
+
+def _undefined(moments: Moments, contrast: str, missing: Sequence[str]) -> ExtractionError:
+    return ExtractionError(
+        f"contrast {contrast!r} is not defined for {', '.join(missing) or 'any behaviour'}",
+        expected="spans of it and of what it is set against"
+        + (" in one chain" if contrast == "within" else ""),
+        found=", ".join(
+            f"{label} {int(n)}" for label, n in zip(moments.labels, moments.counts[0], strict=True)
+        )
+        + f" (windows read; {moments.counters['empty windows']} were empty)",
+        fix="annotate more chains or choose another contrast",
+    )

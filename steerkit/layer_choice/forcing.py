@@ -1,0 +1,124 @@
+"""Teacher forcing: what a model foretells at the tokens of chains that are already written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from steerkit.alignment import AlignedTrace
+from steerkit.models import ThinkingModel
+from steerkit.places import Positions
+from steerkit.positions import PAD, THINK
+from steerkit.steering import RowSteering
+from steerkit.streaming import cut
+from steerkit.terms import Terms
+from steerkit.traces import Trace
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Chains side by side, padded on the right.
+
+    Attributes
+    ----------
+    ids:
+        Token ids.
+    positions:
+        What every position is (:class:`steerkit.places.Positions`).
+    boundaries:
+        Of every span that has a token before it: row, the position before it, the id of its
+        first token, its label.
+    tasks:
+        Hash of every row's task.
+    """
+
+    ids: Int64[Tensor, "row position"]
+    positions: Positions
+    boundaries: tuple[tuple[int, int, int, str], ...]
+    tasks: tuple[str, ...]
+
+    @property
+    def thinking(self) -> Tensor:
+        """Positions that foretell a token of the thinking section, ``[row, position]`` bool."""
+        return self.positions.phase == THINK
+
+
+def forced_batches(
+    model: ThinkingModel, traces: Sequence[Trace], *, tokens: int, batch_tokens: int
+) -> Iterator[Forced]:
+    """Chains cut to their first ``tokens`` tokens, in batches of ``batch_tokens`` positions.
+
+    Chains of like length run side by side; one without thinking within its first ``tokens``
+    is left out.
+    """
+    chains = []
+    for trace in traces:
+        chain = model.align(trace)
+        limit = min(tokens, model.context or tokens)
+        chain = cut(chain, limit) if len(chain.ids) > limit else chain
+        if bool((chain.phases == THINK).any()):
+            chains.append(chain)
+    chains.sort(key=lambda chain: (-len(chain.ids), chain.trace_id))
+    while chains:
+        rows = max(batch_tokens // len(chains[0].ids), 1)
+        yield _forced(model, chains[:rows])
+        chains = chains[rows:]
+
+
+def _forced(model: ThinkingModel, chains: Sequence[AlignedTrace]) -> Forced:
+    shape = (len(chains), max(len(chain.ids) for chain in chains))
+    ids = torch.full(shape, model.pad_id)
+    phase = torch.full(shape, PAD, dtype=torch.int8)
+    index = torch.arange(shape[1]).expand(shape).clone()
+    step, starts = torch.full(shape, -1), torch.zeros(shape, dtype=torch.bool)
+    boundaries = []
+    for row, chain in enumerate(chains):
+        length = len(chain.ids)
+        ids[row, :length] = torch.tensor(chain.ids)
+        phase[row, :length] = chain.phases[:length]
+        first = max(chain.prompt_length - 1, 0)
+        step[row, first:length] = torch.arange(length - first)
+        for start, _, label in chain.spans:
+            if start > 0:
+                starts[row, start - 1] = True
+                boundaries.append((row, start - 1, chain.ids[start], label))
+    return Forced(
+        ids,
+        Positions(phase=phase, index=index, step=step, starts=starts),
+        tuple(boundaries),
+        tuple(chain.task_key for chain in chains),
+    )
+
+
+def last_states(
+    model: ThinkingModel, forced: Forced, terms: Terms | None = None
+) -> Float[Tensor, "row position d_model"]:
+    """What the unembedding reads, after the final norm, with these terms at work.
+
+    Causal attention never looks right, so padding on the right needs no mask. No logits are
+    made here: :func:`log_probabilities` makes those that are wanted.
+    """
+    steering = RowSteering(model, [terms or Terms()] * len(forced.ids))
+    steering.place(forced.positions)
+    with steering.attached():
+        decoder = model.hf.get_decoder()
+        output = decoder(input_ids=forced.ids.to(model.device), use_cache=False)
+    return output.last_hidden_state
+
+
+def log_probabilities(
+    model: ThinkingModel, states: Float[Tensor, "position d_model"]
+) -> Float[Tensor, "position vocabulary"]:
+    """Of every token of the vocabulary after every position, float32 natural logarithms.
+
+    The softmax is that at temperature 1; logits that the architecture caps (Gemma) are capped.
+    """
+    logits = model.hf.get_output_embeddings()(states).float()
+    cap = getattr(model.hf.config.get_text_config(), "final_logit_softcapping", None)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits[:, : model.vocabulary].log_softmax(dim=-1)

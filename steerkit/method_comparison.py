@@ -1,0 +1,134 @@
+"""Method comparison: every method and contrast side by side, from one pass over the chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from steerkit.chain_sets import TwoPasses, chain_sets
+from steerkit.collection import model_layers
+from steerkit.directions import DEFAULT_CONTRAST, full_contrast
+from steerkit.evidence import described, gathered
+from steerkit.layer_choice import auroc, suggested_layer
+from steerkit.layers import Layers
+from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
+from steerkit.models import ThinkingModel
+from steerkit.positions import Window
+from steerkit.span_means import MOST_BYTES
+from steerkit.streaming import Progress, TooLong
+from steerkit.traces import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare_methods(
+    model: ThinkingModel,
+    traces: Iterable[Trace],
+    *,
+    methods: Sequence[str] = tuple(METHODS),
+    contrasts: Sequence[str] = (DEFAULT_CONTRAST,),
+    behaviors: str | Iterable[str] | None = None,
+    layers: Layers | None = None,
+    window: Window | None = None,
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    select: Iterable[Trace] | None = None,
+    too_long: TooLong = "refuse",
+    sample_bytes: int = MOST_BYTES,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Every method and contrast side by side, from one pass over the chains.
+
+    Parameters are those of :func:`steerkit.extraction.extract`; a method that cannot
+    take a contrast is left out for that contrast.
+
+    Returns
+    -------
+    One row a method, contrast and behaviour: ``layer`` (suggested by AUROC), ``auroc`` there,
+    ``split_half`` and ``split_half_shuffled`` there, ``cosine`` with the difference of means
+    under the first contrast at that layer, ``seconds`` (fitting at all layers, for all
+    behaviours, without the pass over the chains) and ``note`` (why not to trust it).
+    """
+    import pandas as pd
+
+    chosen = model_layers(model, layers)
+    pairs = []
+    for name in contrasts:
+        for method in methods:
+            if METHODS.get(method) is None or not (
+                METHODS[method].samples and name in ("overall", "balanced", "within")
+            ):
+                check_method(method, name)
+                pairs.append((method, name))
+    (used, kept), asked, _ = chain_sets(traces, select, behaviors, contrasts[0])
+    report = TwoPasses(progress, len(used) + len(kept))
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
+    options["progress"] = report
+    rows: list[dict[str, Any]] = []
+    with gathered(
+        model,
+        used,
+        [method for method, _ in pairs],
+        sample_bytes=sample_bytes,
+        layers=chosen,
+        window=window,
+        seed=seed,
+        **options,
+    ) as evidence:
+        labels = evidence.moments.labels
+        plain = evidence.directions(DEFAULT_METHOD, full_contrast(contrasts[0], labels), asked)
+        found: dict[tuple[str, str, str], Tensor] = {}
+        took: dict[tuple[str, str], float] = {}
+        for method, name in pairs:
+            started = perf_counter()
+            raw = evidence.directions(method, full_contrast(name, labels), asked)
+            took[method, name] = perf_counter() - started
+            found |= {(method, name, label): d.float() for label, d in raw.items()}
+        report.before = len(used)
+        curves = auroc(
+            model, kept, found, chosen, targets={key: key[2] for key in found}, **options
+        )
+        report.end()
+        for method, name in pairs:
+            mine = {key[2]: d for key, d in found.items() if key[:2] == (method, name)}
+            areas = {
+                label: curves[method, name, label]
+                for label in mine
+                if (method, name, label) in curves
+            }
+            suggested = {n: suggested_layer(areas[n], chosen) if n in areas else None for n in mine}
+            rated = described(
+                evidence,
+                method,
+                full_contrast(name, labels),
+                mine,
+                areas,
+                suggested,
+                model.n_layers,
+            )
+            for label, direction in rated.items():
+                row: dict[str, Any] = {
+                    "method": method,
+                    "contrast": name,
+                    "behavior": label,
+                    "layer": direction.layer,
+                }
+                if direction.layer is not None:
+                    i = direction.row(direction.layer)
+                    for curve in ("auroc", "split_half", "split_half_shuffled"):
+                        values = getattr(direction, curve)
+                        row[curve] = None if values is None else float(values[i])
+                    if label in plain:
+                        row["cosine"] = float(
+                            torch.cosine_similarity(mine[label][i].double(), plain[label][i], dim=0)
+                        )
+                row |= {"seconds": took[method, name], "note": direction.weakness}
+                rows.append(row)
+    columns = ["method", "contrast", "behavior", "layer", "auroc", "split_half"]
+    columns += ["split_half_shuffled", "cosine", "seconds", "note"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})

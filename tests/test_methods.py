@@ -1,0 +1,172 @@
+"""Methods on planted directions, and where each of them should fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from steerkit.directions import contrast
+from steerkit.errors import ExtractionError
+from steerkit.evidence import Evidence
+from steerkit.methods import (
+    METHODS,
+    check_method,
+    fitted_direction,
+    fitted_split_half,
+    lda_direction,
+    pca_direction,
+    probe_direction,
+)
+from steerkit.reading import Chain
+from steerkit.span_means import SpanMeans
+from tests.synthetic import LABELS, Synthetic, collected, cosine
+
+WIDTH = 24
+
+
+def evidence(chains, path) -> Evidence:
+    spans = sum(len(c.chain.windows) for c in chains)
+    means = SpanMeans(path / "means.npy", (0,), spans, chains[0].hidden.shape[2])
+    return Evidence(collected(chains, covariance=True, samples=means), means)
+
+
+def planted(n: int = 120, *, noise: float = 0.3, nuisance: float = 0.0, seed: int = 0):
+    """Chains with a direction of their own for every label, and noise that is long one way.
+
+    ``nuisance`` is the standard deviation of that noise along one direction which overlaps
+    with backtracking's: the difference of means of finite samples is pulled toward it.
+    """
+    rng = np.random.default_rng(seed)
+    truth = {label: rng.normal(size=WIDTH) for label in LABELS}
+    truth = {label: v / np.linalg.norm(v) for label, v in truth.items()}
+    long = rng.normal(size=WIDTH)
+    long = long / np.linalg.norm(long) + 0.7 * truth["backtracking"]
+    chains = []
+    for i in range(n):
+        windows, hidden = [], np.zeros((1, 61, WIDTH))
+        for s, label in zip(range(1, 61, 10), rng.permutation(LABELS * 2).tolist(), strict=True):
+            windows.append((s, s + 5, label))
+            spread = rng.normal(size=WIDTH) * noise + rng.normal() * nuisance * long
+            hidden[0, s : s + 5] = truth[label] + spread
+        chains.append(Synthetic(Chain(f"c{i}", f"t{i}", (1, 61), tuple(windows)), hidden))
+    others = [truth[label] for label in LABELS if label != "backtracking"]
+    return chains, truth["backtracking"] - np.mean(others, axis=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_planted_direction_is_recovered(method: str, tmp_path) -> None:
+    chains, truth = planted()
+    found = evidence(chains, tmp_path).directions(method, "rest")["backtracking"][0]
+    # what is fitted to one behaviour against all takes how the others differ for noise
+    least = {"mean-difference": 0.99, "mass-mean": 0.98}.get(method, 0.9)
+    assert cosine(found.numpy(), truth) >= least
+    # positive control: without labels that mean anything there is nothing to recover
+    mixed, _ = planted(seed=1)
+    other = evidence(mixed, tmp_path).directions(method, "rest")["backtracking"][0]
+    assert abs(cosine(other.numpy(), truth)) < 0.75
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_are_as_long_as_the_difference_of_means(method: str, tmp_path) -> None:
+    chains, _ = planted(40)
+    found = evidence(chains, tmp_path)
+    plain = contrast(found.moments, "rest")
+    for k, label in enumerate(LABELS):
+        length = found.directions(method, "rest")[label].norm(dim=1)
+        torch.testing.assert_close(length, plain[k].norm(dim=1))
+
+
+def test_mass_mean_is_the_whitened_difference(tmp_path) -> None:
+    chains, _ = planted(40, nuisance=1.0)
+    found = evidence(chains, tmp_path)
+    expected = found.precision[0] @ contrast(found.moments, "rest")[LABELS.index("backtracking"), 0]
+    mine = found.directions("mass-mean", "rest")["backtracking"][0]
+    assert cosine(mine.numpy(), expected.numpy()) == pytest.approx(1.0)
+
+
+def test_whitening_tells_better_where_noise_is_long_one_way(tmp_path) -> None:
+    """Why rivals exist: along a nuisance the difference of means separates worse."""
+    from sklearn.metrics import roc_auc_score
+
+    chains, _ = planted(80, noise=0.5, nuisance=6.0)
+    found = evidence(chains, tmp_path)
+    samples, spans = found.samples.layer(0), found.samples.spans
+    own = np.array([span.label == "backtracking" for span in spans])
+    areas = {
+        method: roc_auc_score(
+            own, samples @ found.directions(method, "rest")["backtracking"][0].numpy()
+        )
+        for method in METHODS
+    }
+    for method in ("mass-mean", "lda", "probe"):
+        assert areas[method] > areas["mean-difference"] + 0.02, areas
+
+
+def test_lda_is_the_discriminant_of_two_gaussians() -> None:
+    rng = np.random.default_rng(4)
+    root = rng.normal(size=(6, 6))
+    covariance = root @ root.T + np.eye(6)
+    mean = rng.normal(size=6)
+    own = np.tile([True, False], 20_000)
+    samples = rng.multivariate_normal(np.zeros(6), covariance, size=len(own)) + own[:, None] * mean
+    expected = np.linalg.solve(covariance, mean)
+    assert cosine(lda_direction(samples, own, []), expected) > 0.995
+    assert cosine(probe_direction(samples, own, []), expected) > 0.99
+    assert cosine(samples[own].mean(0) - samples[~own].mean(0), expected) < 0.9
+
+
+def test_pca_finds_the_paired_difference_and_points_its_way(tmp_path) -> None:
+    chains, truth = planted(60)
+    found = evidence(chains, tmp_path)
+    spans, samples = found.samples.spans, found.samples.layer(0).astype(float)
+    own = np.array([span.label == "backtracking" for span in spans])
+    component = pca_direction(samples, own, spans)
+    # the same by hand: right singular vector of uncentred differences
+    rows = []
+    for place in np.flatnonzero(own):
+        mates = [j for j, s in enumerate(spans) if s.chain == spans[place].chain and not own[j]]
+        before = [j for j in mates if j < place]
+        rows.append(samples[place] - samples[max(before) if before else min(mates)])
+    singular = np.linalg.svd(np.array(rows))[2][0]
+    assert abs(cosine(component, singular)) == pytest.approx(1.0)
+    assert cosine(component, truth) > 0.9
+    alone = np.ones(len(spans), dtype=bool)
+    with pytest.raises(ExtractionError, match="paired"):
+        pca_direction(samples, alone, spans)
+
+
+@pytest.mark.parametrize("method", ["lda", "probe", "pca"])
+def test_reliability_beside_that_of_shuffled_labels(method: str, tmp_path) -> None:
+    chains, _ = planted(80, noise=0.6)
+    found = evidence(chains, tmp_path)
+    honest = fitted_split_half(method, "rest", found.samples, "backtracking", 0)
+    shuffled = fitted_split_half(method, "rest", found.samples, "backtracking", 0, shuffled=True)
+    assert honest > 0.6 and abs(shuffled) < honest - 0.3
+    both = found.reliability(method, "rest", {"backtracking": 0, "deduction": None})
+    assert float(both["backtracking"].split_half[0]) == pytest.approx(honest)
+    assert bool(both["deduction"].split_half.isnan().all())
+
+
+def test_one_behaviour_against_another(tmp_path) -> None:
+    chains, _ = planted(60)
+    found = evidence(chains, tmp_path)
+    name = "backtracking:deduction"
+    plain = found.directions("mean-difference", name)["backtracking"][0]
+    for method in METHODS:
+        mine = found.directions(method, name)
+        assert list(mine) == ["backtracking"]
+        assert cosine(mine["backtracking"][0].numpy(), plain.numpy()) > 0.9
+    spans = found.samples.spans
+    assert fitted_direction("lda", name, "deduction", found.samples.layer(0), spans) is None
+
+
+def test_methods_and_contrasts_that_do_not_go_together_are_refused() -> None:
+    for method in METHODS:
+        check_method(method, "rest")
+    for contrast_ in ("overall", "balanced", "within"):
+        check_method("mass-mean", contrast_)
+        with pytest.raises(ExtractionError, match="knows no contrast"):
+            check_method("probe", contrast_)
+    with pytest.raises(ExtractionError, match="unknown method 'means'"):
+        check_method("means", "rest")

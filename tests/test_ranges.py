@@ -1,0 +1,71 @@
+"""Ranges: borders that are planted are found, and generation warns beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import steerkit as sk
+from steerkit.ranges import Range, find_ranges
+from steerkit.tasks import Task
+from steerkit.traces import Trace, Traces
+from tests.test_steering import direction
+from tests.tiny import tiny_model
+
+
+class Scripted:
+    """Chains whose fluency depends on the coefficient alone."""
+
+    def __init__(self, low: float, high: float, wrong: float = 9.0) -> None:
+        self.low, self.high, self.wrong, self.asked = low, high, wrong, []
+
+    def __call__(self, model, prompts, *, steer, **options):
+        traces = []
+        for number, (task, term) in enumerate(zip(prompts, steer, strict=True)):
+            c = 0.0 if term is None else term.coefficient
+            self.asked.append(c)
+            good = self.low <= c <= self.high
+            right = "3 * 7 + 8 = 29" if abs(c) < self.wrong else "3 + 7 + 8 = 18"
+            thinking = "I try it." if good else "no, no, no, no, no, no, no, no, no, no, no, no."
+            end = "</think> " + right if good else ""
+            traces.append(
+                Trace(id=f"{number}", task_id=task.id, prompt=task.prompt, response=thinking + end)
+            )
+        return Traces(traces)
+
+
+def test_ranges_are_bisected_to_the_border(monkeypatch) -> None:
+    tasks = [Task(f"t{i}", "Use 3, 7, 8 to make 29.") for i in range(4)]
+    scripted = Scripted(-0.37, 0.22, wrong=0.15)
+    monkeypatch.setattr("steerkit.ranges.generate", scripted)
+    found = find_ranges(tiny_model(), direction(), tasks, tolerance=0.02)
+    assert -0.37 <= found.fluent.low <= -0.35 and 0.2 <= found.fluent.high <= 0.22
+    assert found.free is not None
+    assert -0.15 < found.free.low <= -0.13 and 0.13 <= found.free.high < 0.15
+    assert 0.1 in found.fluent and 0.5 not in found.fluent
+    table = found.table.set_index("coefficient")
+    assert table.loc[0.0].fluent and not table.loc[1.0].fluent
+    assert len(scripted.asked) == len(set(scripted.asked)) * 4 < 120  # each coefficient once
+    everything = Scripted(-9, 9)
+    monkeypatch.setattr("steerkit.ranges.generate", everything)
+    assert find_ranges(tiny_model(), direction(), tasks).fluent == Range(-1.0, 1.0)
+
+
+def test_ranges_without_checkable_answers_know_no_free_range(monkeypatch) -> None:
+    monkeypatch.setattr("steerkit.ranges.generate", Scripted(-0.5, 0.5))
+    found = find_ranges(tiny_model(), direction(), [Task("a", "Why?")])
+    assert found.free is None and found.fluent == Range(-0.5, 0.5)
+    with pytest.raises(sk.SteerkitError, match="needs tasks"):
+        find_ranges(tiny_model(), direction(), [])
+
+
+def test_generation_outside_the_fluent_range_warns(caplog) -> None:
+    model = tiny_model()
+    d = replace(direction(), fluent=(-0.2, 0.3))
+    model.generate("Use 3 to make 3.", steer=0.25 * d, max_new_tokens=2)
+    assert "fluent" not in caplog.text
+    model.generate("Use 3 to make 3.", steer=0.5 * d.at(layer=2), max_new_tokens=2)
+    assert "fluent" not in caplog.text  # nothing is known of another layer
+    model.generate("Use 3 to make 3.", steer=-0.4 * d, samples=3, max_new_tokens=2)
+    assert caplog.text.count("backtracking at -0.4 is outside") == 1
