@@ -92,7 +92,10 @@ def test_log_probabilities_are_those_of_the_whole_model(model, forced) -> None:
     found = log_probabilities(model, states.reshape(-1, states.shape[-1]))
     expected = plain_logs(model, forced.ids).reshape(len(found), -1)[:, : found.shape[1]]
     torch.testing.assert_close(
-        found[forced.thinking.flatten()].double(), expected[forced.thinking.flatten()]
+        found[forced.thinking.flatten()].double(),
+        expected[forced.thinking.flatten()],
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
