@@ -6,9 +6,9 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -29,7 +29,8 @@ _SHAPE = '{label: {"mean": tensor [layer, d_model], "count": spans}}, "overall" 
 _log = logging.getLogger(__name__)
 
 
-class _Mean(NamedTuple):
+@dataclass(frozen=True)
+class _Mean:
     mean: Float64[Tensor, "layer d_model"]
     count: int
 
@@ -246,10 +247,10 @@ def _useless(label: str, entry: _Mean) -> str | None:
 
 def _mean(label: object, entry: object, path: str | Path) -> _Mean:
     mean = entry.get("mean") if isinstance(entry, Mapping) else None
-    count = entry.get("count") if isinstance(entry, Mapping) else None
+    count: Any = entry.get("count") if isinstance(entry, Mapping) else None
     if isinstance(count, Tensor) and count.numel() == 1:
         count = count.item()
-    whole = isinstance(count, int | float) and not isinstance(count, bool) and count == count // 1
+    whole = isinstance(count, int | float) and not isinstance(count, bool) and count % 1 == 0
     if not (isinstance(mean, Tensor) and mean.ndim == 2 and mean.is_floating_point() and whole):
         raise VectorsError(
             f"the entry of {label!r} is no mean with a count",
