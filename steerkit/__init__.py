@@ -13,9 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from steerkit.annotation import annotate as annotate
     from steerkit.annotation import read_tagged as read_tagged
+    from steerkit.annotation import shuffle_labels as shuffle_labels
     from steerkit.behaviors import Behavior as Behavior
     from steerkit.behaviors import declare as declare
+    from steerkit.calibration import calibrate as calibrate
     from steerkit.collection import collect as collect
+    from steerkit.comparison import compare_directions as compare_directions
+    from steerkit.comparison_plot import plot_comparison as plot_comparison
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from steerkit.places import Steps as Steps
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
+    from steerkit.published import read_published as read_published
     from steerkit.resources import data as data
     from steerkit.schedules import Decay as Decay
     from steerkit.schedules import Gate as Gate
@@ -46,9 +51,12 @@ if TYPE_CHECKING:
     from steerkit.vectors_file import read_vectors as read_vectors
 
 _HOMES = {
-    "annotation": ("annotate", "read_tagged"),
+    "annotation": ("annotate", "read_tagged", "shuffle_labels"),
     "behaviors": ("Behavior", "declare"),
+    "calibration": ("calibrate",),
     "collection": ("collect",),
+    "comparison": ("compare_directions",),
+    "comparison_plot": ("plot_comparison",),
     "errors": ("SteerkitError",),
     "extraction": ("extract",),
     "generation": ("generate",),
@@ -59,6 +67,7 @@ _HOMES = {
     "plots": ("plot_layers",),
     "places": ("Mask", "Steps"),
     "positions": ("Window",),
+    "published": ("read_published",),
     "resources": ("data",),
     "schedules": ("Decay", "Gate", "Ramp"),
     "spans": ("Span",),

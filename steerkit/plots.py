@@ -277,6 +277,8 @@ def _label_ends(axes: Axes, labels: list[tuple[str, str, float]]) -> None:
 
 
 def _relative_norm(direction: Direction) -> Any:
+    if direction.mean_norm is None:
+        return None
     return direction.tensor.norm(dim=1) / direction.mean_norm
 
 

@@ -29,7 +29,7 @@ def read(
     vectors: Directions,
     *,
     layers: Layers | None = None,
-    unit: Unit = "norm",
+    unit: Unit | None = None,
     batch_tokens: int | None = None,
     too_long: TooLong = "refuse",
     progress: Progress | None = None,
@@ -45,8 +45,9 @@ def read(
     layers:
         Where to read; by default each direction at its suggested layer.
     unit:
-        Of the projection h . u / n, n the unit's length: ``norm`` as for coefficients, so that a
-        push of c raises it by c; ``one`` is the bare h . u.
+        Of the projection h . u / n, n the unit's length: by default as for coefficients (each
+        direction's ``default_unit``), so that a push of c raises it by c; ``one`` is the bare
+        h . u.
     batch_tokens, too_long, progress:
         As of :func:`steerkit.streaming.stream`; layers above the last one read never run.
 
@@ -109,7 +110,7 @@ def targets(
 
 
 def projector(
-    asked: Sequence[tuple[Direction, int]], layer: int, unit: Unit
+    asked: Sequence[tuple[Direction, int]], layer: int, unit: Unit | None
 ) -> tuple[list[int], Tensor]:
     """Numbers of those read at ``layer``, and what reads them, ``[d_model, direction]``."""
     numbers = [number for number, (_, at) in enumerate(asked) if at == layer]
@@ -126,7 +127,7 @@ class _Projector:
         self,
         items: list[Item],
         asked: Sequence[tuple[Direction, int]],
-        unit: Unit,
+        unit: Unit | None,
         frames: dict[str, pd.DataFrame],
     ) -> None:
         self._items, self._asked, self._unit, self._frames = items, asked, unit, frames

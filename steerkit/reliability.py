@@ -241,7 +241,7 @@ def weakness(direction: Direction) -> str:
     """
     if 0 < direction.spans < FEW_SPANS:
         return f"{direction.spans} spans"
-    if 0 < direction.tasks < FEW_TASKS:
+    if direction.tasks is not None and 0 < direction.tasks < FEW_TASKS:
         return f"{direction.tasks} tasks"
     if direction.split_half is None:
         return ""

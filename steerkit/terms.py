@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Operator = Literal["add", "ablate", "center", "clamp", "rotate"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
-_UNITS = ("norm", "paper", "raw", "one")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,8 @@ class Term:
         ``all``, ``prompt``, ``generated``, ``think``, ``answer``, ``sentences``, a window of
         :class:`~steerkit.places.Steps` or a :class:`~steerkit.places.Mask`.
     unit:
-        ``norm``, ``paper``, ``raw`` or ``one`` (:meth:`Direction.vector`).
+        ``norm``, ``paper``, ``raw`` or ``one`` (:meth:`Direction.vector`); by default ``norm``,
+        and ``paper`` for a direction that is not calibrated.
     schedule:
         A factor of the coefficient over the steps of the response: ``None`` for 1,
         :class:`~steerkit.schedules.Ramp`, :class:`~steerkit.schedules.Decay`, or a function from
@@ -67,7 +67,7 @@ class Term:
     layers: tuple[int, ...] | None = None
     operator: Operator = "add"
     where: Where = "all"
-    unit: Unit = "norm"
+    unit: Unit | None = None
     schedule: Schedule = None
     gate: Gate | None = None
     target: float | None = None
@@ -78,14 +78,11 @@ class Term:
                 raise SteeringError(
                     f"the {what} of {self.direction.behavior!r} is not finite", found=value
                 )
-        for what, name, known in (
-            ("unit", self.unit, _UNITS),
-            ("operator", self.operator, OPERATORS),
-        ):
-            if name not in known:
-                raise SteeringError(
-                    f"unknown {what} {name!r}", expected="one of " + ", ".join(known)
-                )
+        object.__setattr__(self, "unit", self.direction.check_unit(self.unit))
+        if self.operator not in OPERATORS:
+            raise SteeringError(
+                f"unknown operator {self.operator!r}", expected="one of " + ", ".join(OPERATORS)
+            )
         if (self.target is None) == (self.operator == "clamp"):
             raise SteeringError(
                 "only a clamp has a target", found=f"{self.operator}, target {self.target}"

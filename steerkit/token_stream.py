@@ -52,7 +52,7 @@ def stream(
     steer: Steering = None,
     read: Directions | None = None,
     layers: Any = None,
-    unit: Unit = "norm",
+    unit: Unit | None = None,
     **options: Any,
 ) -> Iterator[Token]:
     """One chain, token by token.
@@ -78,7 +78,7 @@ def stream(
 
 
 def _tokens(
-    model: ThinkingModel, writing: Writing, asked: list[Any], unit: Unit
+    model: ThinkingModel, writing: Writing, asked: list[Any], unit: Unit | None
 ) -> Iterator[Token]:
     (row,) = writing.rows
     reading = _Reading(asked, unit)
@@ -119,7 +119,7 @@ def _between(
 class _Reading:
     """Projections of the newest position, by the names under which they are shown."""
 
-    def __init__(self, asked: list[Any], unit: Unit) -> None:
+    def __init__(self, asked: list[Any], unit: Unit | None) -> None:
         self._last: dict[int, Tensor] = {}
         names = [direction.behavior for direction, _ in asked]
         self._names = [
@@ -128,7 +128,7 @@ class _Reading:
         ]
         self.hooks = {layer: self._hook(asked, layer, unit) for _, layer in asked}
 
-    def _hook(self, asked: list[Any], layer: int, unit: Unit) -> Any:
+    def _hook(self, asked: list[Any], layer: int, unit: Unit | None) -> Any:
         numbers, matrix = projector(asked, layer, unit)
 
         def hook(hidden: Tensor, hook: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from steerkit.models import ThinkingModel
+    from steerkit.streaming import Progress, TooLong
+    from steerkit.traces import Trace
 
 _T = TypeVar("_T")
 Unit = Literal["norm", "paper", "raw", "one"]
@@ -56,11 +58,12 @@ class Direction:
     tensor:
         Raw difference, float32; row i belongs to model layer ``layers[i]``.
     mean_norm, norm_of_mean:
-        E||h|| and ||E h|| of each layer over thinking positions.
+        E||h|| and ||E h|| of each layer over thinking positions. The first is ``None`` for a
+        direction that is not calibrated (:func:`steerkit.published.read_published`).
     layer:
         The suggested layer, or ``None``.
     spans, tasks:
-        What the direction was extracted from.
+        What the direction was extracted from; ``tasks`` is ``None`` where nobody wrote it down.
     split_half, split_half_shuffled:
         Mean cosine between directions of two halves of the tasks, and the same for labels
         shuffled within chains.
@@ -85,11 +88,11 @@ class Direction:
     behavior: str
     tensor: Float[Tensor, "layer d_model"]
     layers: tuple[int, ...]
-    mean_norm: Float[Tensor, " layer"]
+    mean_norm: Float[Tensor, " layer"] | None
     norm_of_mean: Float[Tensor, " layer"]
     layer: int | None
     spans: int
-    tasks: int
+    tasks: int | None
     n_layers: int
     split_half: Float[Tensor, " layer"] | None = None
     split_half_shuffled: Float[Tensor, " layer"] | None = None
@@ -114,6 +117,16 @@ class Direction:
 
         return weakness(self)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the mean norm E||h|| is known, and with it the unit ``norm``."""
+        return self.mean_norm is not None
+
+    @property
+    def default_unit(self) -> Unit:
+        """The unit of a coefficient that names none: ``norm``, or ``paper`` until calibrated."""
+        return "norm" if self.calibrated else "paper"
+
     @cached_property
     def digest(self) -> str:
         """First 12 digits of the SHA-256 of layers and tensor: which direction this is."""
@@ -130,12 +143,13 @@ class Direction:
             )
         return self.layers.index(number)
 
-    def vector(self, layer: Layer, unit: Unit = "norm") -> Float[Tensor, " d_model"]:
+    def vector(self, layer: Layer, unit: Unit | None = None) -> Float[Tensor, " d_model"]:
         """What a coefficient of 1 adds at ``layer``.
 
         With u the unit vector of the raw difference d: ``norm`` is E||h|| u, ``paper`` is
-        ||E h|| u (Venhoff et al. 2025, arXiv 2506.18167), ``raw`` is d, ``one`` is u.
-        Raises :class:`SteeringError` for a direction whose length is zero or not finite.
+        ||E h|| u (Venhoff et al. 2025, arXiv 2506.18167), ``raw`` is d, ``one`` is u; ``None``
+        is :attr:`default_unit`. Raises :class:`SteeringError` for a direction whose length is
+        zero or not finite, and for ``norm`` where the direction is not calibrated.
         """
         raw = self.tensor[self.row(layer)]
         if unit == "raw":
@@ -154,15 +168,36 @@ class Direction:
             raise SteeringError(f"the direction of {self.behavior!r} is zero at layer {layer}")
         return raw / length
 
-    def unit_length(self, layer: Layer, unit: Unit = "norm") -> Float[Tensor, ""]:
+    def unit_length(self, layer: Layer, unit: Unit | None = None) -> Float[Tensor, ""]:
         """n: how long a coefficient of 1 is at ``layer``, in units of the residual stream."""
-        i = self.row(layer)
-        if unit not in UNITS:
-            raise SteeringError(f"unknown unit {unit!r}", expected="one of " + ", ".join(UNITS))
+        i, unit = self.row(layer), self.check_unit(unit)
         if unit == "raw":
             return self.tensor[i].norm()
-        lengths = {"norm": self.mean_norm, "paper": self.norm_of_mean}
-        return lengths[unit][i] if unit in lengths else torch.ones(())
+        if unit == "one":
+            return torch.ones(())
+        length = self.norm_of_mean[i]
+        if unit == "norm" and self.mean_norm is not None:  # check_unit saw to the second
+            length = self.mean_norm[i]
+        if not math.isfinite(float(length)):
+            raise SteeringError(
+                f"the unit {unit!r} of {self.behavior!r} is not finite at layer {layer}"
+            )
+        return length
+
+    def check_unit(self, unit: Unit | None) -> Unit:
+        """The unit, ``None`` being :attr:`default_unit`; :class:`SteeringError` where this
+        direction does not have it."""
+        if unit is None:
+            return self.default_unit
+        if unit not in UNITS:
+            raise SteeringError(f"unknown unit {unit!r}", expected="one of " + ", ".join(UNITS))
+        if unit == "norm" and not self.calibrated:
+            raise SteeringError(
+                f"the mean norm of the layers of {self.behavior!r} is not known",
+                expected="a unit other than 'norm', or calibrated vectors",
+                fix='measure it: vectors.calibrate(model, traces); or use unit="paper"',
+            )
+        return unit
 
     def random(self, seed: int) -> Direction:
         """A control: a random direction of the same raw norm at every layer.
@@ -236,9 +271,12 @@ class Direction:
 
     def __repr__(self) -> str:
         layer = "no layer suggested" if self.layer is None else f"layer {self.layer} suggested"
+        of_tasks = "" if self.tasks is None else f" of {self.tasks} tasks"
         return (
             f"Direction({self.behavior!r}, {len(self.layers)} layers of width {self.d_model}, "
-            f"{self.spans} spans of {self.tasks} tasks, {layer})"
+            f"{self.spans} spans{of_tasks}, {layer}"
+            + ("" if self.calibrated else ", not calibrated")
+            + ")"
         )
 
 
@@ -303,7 +341,8 @@ class SteeringVectors(Mapping[str, Direction]):
 
         ``norm`` is the raw difference's length as a share of the layer's mean norm;
         ``split_half`` stands beside the same figure for shuffled labels; ``note`` says why a
-        direction should not be trusted yet. Without a suggested layer the numbers are missing.
+        direction should not be trusted yet. Without a suggested layer the numbers are missing,
+        and so is ``norm`` where the direction is not calibrated.
         """
         import pandas as pd
 
@@ -312,7 +351,8 @@ class SteeringVectors(Mapping[str, Direction]):
             curves = dict.fromkeys(("norm", *CURVES[:3]), float("nan"))
             if direction.layer is not None:
                 i = direction.row(direction.layer)
-                curves["norm"] = float(direction.tensor[i].norm() / direction.mean_norm[i])
+                if direction.mean_norm is not None:
+                    curves["norm"] = float(direction.tensor[i].norm() / direction.mean_norm[i])
                 for curve in CURVES[:3]:
                     values = getattr(direction, curve)
                     curves[curve] = float("nan") if values is None else float(values[i])
@@ -326,7 +366,7 @@ class SteeringVectors(Mapping[str, Direction]):
                     "note": direction.weakness,
                 }
             )
-        return pd.DataFrame(rows).astype({"layer": "Int64"})
+        return pd.DataFrame(rows).astype({"layer": "Int64", "tasks": "Int64"})
 
     def layers_table(self) -> pd.DataFrame:
         """One row a behaviour and layer: norms and reliability, tidy."""
@@ -344,7 +384,9 @@ class SteeringVectors(Mapping[str, Direction]):
                         "behavior": name,
                         "layer": layer,
                         "norm": float(direction.tensor[i].norm()),
-                        "mean_norm": float(direction.mean_norm[i]),
+                        "mean_norm": float("nan")
+                        if direction.mean_norm is None
+                        else float(direction.mean_norm[i]),
                         "norm_of_mean": float(direction.norm_of_mean[i]),
                         **curves,
                     }
@@ -369,6 +411,28 @@ class SteeringVectors(Mapping[str, Direction]):
         made_from = self.provenance.get("model")
         if made_from not in (None, model.name):
             _logger.warning("vectors of %s are used on %s", made_from, model.name)
+
+    def calibrate(
+        self,
+        model: ThinkingModel,
+        traces: Iterable[Trace],
+        *,
+        batch_tokens: int | None = None,
+        too_long: TooLong = "refuse",
+        progress: Progress | None = None,
+    ) -> SteeringVectors:
+        """The same directions with the norms of ``model``: see
+        :func:`steerkit.calibration.calibrate`."""
+        from steerkit.calibration import calibrate
+
+        return calibrate(
+            self,
+            model,
+            traces,
+            batch_tokens=batch_tokens,
+            too_long=too_long,
+            progress=progress,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; the same vectors give the same bytes."""

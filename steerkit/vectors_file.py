@@ -14,7 +14,9 @@ from steerkit.errors import ResourceError, SteerkitError, VectorsError
 from steerkit.files import write_bytes_atomic
 from steerkit.vectors import CURVES, NORMS, Direction, SteeringVectors
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format. In format 1 every direction has its mean norms; format 2, written only
+where it is needed, also holds directions that are not calibrated and have none."""
 
 
 def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
@@ -32,6 +34,8 @@ def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
         known = next((b for b in behaviors() if b.name == name), Behavior(name, ""))
         described.append(
             {
+                # said only where it is not so: a file of format 1 stays as it was
+                **({} if direction.calibrated else {"calibrated": False}),
                 "behavior": name,
                 "definition": known.definition,
                 "color": known.color,
@@ -46,7 +50,8 @@ def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
                 "free": direction.free,
             }
         )
-    header = {"format": FORMAT, "directions": described, "provenance": vectors.provenance}
+    oldest = 1 if all(direction.calibrated for direction in vectors.values()) else 2
+    header = {"format": oldest, "directions": described, "provenance": vectors.provenance}
     metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
     # copies: directions may share norms, which safetensors refuses
     whole = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
@@ -72,7 +77,10 @@ def read_vectors(path: str | Path) -> SteeringVectors:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as problem:
         raise VectorsError(
-            "not a readable safetensors file", found=str(problem), where=path
+            "not a readable safetensors file",
+            found=str(problem),
+            where=path,
+            fix="published mean activations become vectors with: steerkit import FILE",
         ) from None
     try:
         header = json.loads(metadata["steerkit"])
@@ -96,7 +104,7 @@ def read_vectors(path: str | Path) -> SteeringVectors:
                 behavior=name,
                 tensor=tensors[f"{name}.direction"],
                 layers=tuple(entry["layers"]),
-                mean_norm=tensors[f"{name}.mean_norm"],
+                mean_norm=tensors[f"{name}.mean_norm"] if entry.get("calibrated", True) else None,
                 norm_of_mean=tensors[f"{name}.norm_of_mean"],
                 layer=entry["layer"],
                 spans=entry["spans"],

@@ -329,6 +329,50 @@ def test_the_file_holds_no_paths_and_no_times(tmp_path: Path) -> None:
     assert load(content)["deduction.direction"].shape == (3, 8)
 
 
+def test_a_file_says_that_a_direction_is_not_calibrated_only_where_it_is_not(
+    tmp_path: Path,
+) -> None:
+    def header(v: SteeringVectors) -> dict:
+        content = v.save(tmp_path / "v").read_bytes()
+        outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return json.loads(outer["__metadata__"]["steerkit"])
+
+    first = header(vectors())  # as files have always been
+    assert first["format"] == 1
+    assert not any("calibrated" in entry for entry in first["directions"])
+    mixed = SteeringVectors({**vectors(), "deduction": direction("deduction", mean_norm=None)}, {})
+    second = header(mixed)
+    assert second["format"] == 2
+    assert [entry.get("calibrated") for entry in second["directions"]] == [None, False, None]
+    back = read_vectors(tmp_path / "v")
+    assert [d.calibrated for d in back.values()] == [True, False, True]
+    assert back.save(tmp_path / "w").read_bytes() == (tmp_path / "v").read_bytes()
+    assert np.isnan(back.table().set_index("behavior").loc["deduction", "norm"])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_unit_that_is_not_known_is_not_used() -> None:
+    d = direction(mean_norm=None)
+    assert (0.3 * d).unit == d.default_unit == "paper" and (0.3 * direction()).unit == "norm"
+    assert torch.equal(d.vector(2), direction().vector(2, "paper"))
+    assert "not calibrated" in repr(d) and "not calibrated" not in repr(direction())
+    assert (0.3 * d).at(layer=1).unit == "paper" and d.at(unit="one").unit == "one"
+    assert not d.random(0).calibrated and d.random(0).default_unit == "paper"
+    for make in (
+        lambda: d.vector(2, "norm"),
+        lambda: d.at(unit="norm"),
+        lambda: Term(1.0, d, unit="norm"),
+    ):
+        with pytest.raises(
+            SteeringError, match=r"mean norm.*not known.*calibrate\(.*unit=\"paper\""
+        ):
+            make()
+    broken = direction(norm_of_mean=torch.full((3,), float("nan")))
+    assert broken.vector(2).isfinite().all()
+    with pytest.raises(SteeringError, match="unit 'paper' of 'backtracking' is not finite"):
+        broken.vector(2, "paper")
+
+
 def test_directions_that_share_tensors_are_saved(tmp_path: Path) -> None:
     d = direction()
     v = SteeringVectors({"backtracking": d, "deduction": replace(d, behavior="deduction")}, {})
@@ -387,7 +431,10 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     write(good)
     assert_same(read_vectors(path), vectors())
     entry = good["directions"][0]
-    few = {k: v for k, v in tensors.items() if k != "backtracking.direction"}
+    few, normless = (
+        {k: v for k, v in tensors.items() if k != f"backtracking.{part}"}
+        for part in ("direction", "mean_norm")
+    )
     cases = [
         (None, tensors),
         ([], tensors),
@@ -398,6 +445,7 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
         ({**good, "directions": [3]}, tensors),
         ({**good, "directions": [{k: v for k, v in entry.items() if k != "layers"}]}, tensors),
         (good, few),
+        (good, normless),
     ]
     for meta, parts in cases:
         write(meta, parts)
@@ -407,7 +455,7 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VectorsError, match="but not one of steering vectors"):
         read_vectors(path)
     write({**good, "format": 99})
-    with pytest.raises(VectorsError, match=r"newer steerkit.*format 1.*found 99"):
+    with pytest.raises(VectorsError, match=r"newer steerkit.*format 2.*found 99"):
         read_vectors(path)
     for part, wrong in (
         ("direction", torch.zeros(2, 8)),

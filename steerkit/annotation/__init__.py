@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from steerkit.annotation.grammar import annotate_grammar
+from steerkit.annotation.shuffled import shuffle_labels
 from steerkit.annotation.tagged import Unplaced, read_tagged
 from steerkit.errors import TraceError
 from steerkit.traces import Trace, Traces
 
-__all__ = ["ANNOTATORS", "Unplaced", "annotate", "annotate_grammar", "read_tagged"]
+__all__ = [
+    "ANNOTATORS",
+    "Unplaced",
+    "annotate",
+    "annotate_grammar",
+    "read_tagged",
+    "shuffle_labels",
+]
 
 ANNOTATORS: dict[str, Callable[[Iterable[Trace]], Traces]] = {"grammar": annotate_grammar}
 """Annotators by name."""

@@ -134,6 +134,13 @@ def add_command(commands: Any, formatter: Any) -> None:
         "own, never its last. Default: %(default)s.",
     )
     method.add_argument(
+        "--shuffle-labels",
+        type=int,
+        metavar="SEED",
+        help="Make a control: shuffle the labels among the spans of each chain before anything "
+        "is read. What the vectors then show is not due to single sentences.",
+    )
+    method.add_argument(
         "--batch-tokens",
         type=positive,
         metavar="N",
@@ -187,6 +194,10 @@ def run(arguments: argparse.Namespace) -> None:
 
         window = Window.parse(arguments.window)
         traces, unplaced = read_chains(arguments.traces or [str(data(BUNDLED_TRACES))])
+        if arguments.shuffle_labels is not None:
+            from steerkit.annotation import shuffle_labels
+
+            traces = shuffle_labels(traces, arguments.shuffle_labels)
     model = load_model(arguments)
     with progress("reading activations", "chains") as report:
         vectors = extract(

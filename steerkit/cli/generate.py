@@ -117,7 +117,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         choices=UNITS,
         help="What a coefficient of 1 stands for. norm: the mean norm of the layer's activations; "
         "paper: the norm of their mean, as in Venhoff et al. 2025; raw: the difference of means "
-        f"as it is; one: length 1. Default: {UNITS[0]}.",
+        f"as it is; one: length 1. Default: {UNITS[0]}, but paper for imported vectors that are "
+        "not calibrated.",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
@@ -281,7 +282,7 @@ def _placed(arguments: argparse.Namespace) -> dict[str, Any]:
     where = arguments.where or WHERES[0]
     return {
         "where": where if arguments.steps is None else Steps(*arguments.steps),
-        "unit": arguments.unit or UNITS[0],
+        "unit": arguments.unit,
         "operator": arguments.operator or OPERATORS[0],
     }
 

@@ -43,7 +43,8 @@ def score_layers(
     layers: Sequence[int] | None = None,
     tasks: Sequence[Task] = (),
     annotate: Annotate | None = None,
-    tokens: int = 512,
+    chains: int = 48,
+    tokens: int = 384,
     batch_tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -66,8 +67,10 @@ def score_layers(
     tasks, annotate, options:
         For ``sweep``: tasks of the *select* set, what labels the chains, and options of
         :func:`steerkit.generation.generate`.
-    tokens:
-        Of every chain that are read for all scores but ``auroc``.
+    chains, tokens:
+        How many chains, and how many tokens of each, all scores but ``auroc`` and ``sweep`` are
+        taken from. The cost of ``gain`` and ``effect`` is a forward pass over them for every
+        behaviour and layer.
 
     Returns
     -------
@@ -91,17 +94,18 @@ def score_layers(
             fix="pass tasks=... of the select set and annotate=..., or leave the sweep out",
         )
     vectors.check(model)
-    chains = select_chains(vectors, traces)
+    kept = select_chains(vectors, traces)
+    few = Traces(sorted(kept, key=lambda trace: trace.task_key)[:chains])
     found = dict(vectors.items())
     first = next(iter(found.values()))
     chosen = list(first.layers) if layers is None else list(layers)
     tables = []
     if "auroc" in scores:
-        tables.append(_auroc(model, found, chains, chosen, batch_tokens))
+        tables.append(_auroc(model, found, kept, chosen, batch_tokens))
     forced = [name for name in scores if name in ("gradient", "gain", "effect", "published")]
     if forced:
         tables += _forced_scores(
-            model, found, chains, chosen, forced, coefficient, tokens, batch_tokens, progress
+            model, found, few, chosen, forced, coefficient, tokens, batch_tokens, progress
         )
     if "sweep" in scores:
         assert annotate is not None
