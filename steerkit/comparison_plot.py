@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from steerkit.behaviors import behaviors
 from steerkit.errors import VectorsError
-from steerkit.plots import _FAINT, _INK, _STYLE, ReportFigure, _panel
+from steerkit.plots import FAINT, INK, STYLE, ReportFigure, _panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     height = 2.25 + 2.55 * rows
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(11.0, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -75,7 +75,7 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
         )
         caption = textwrap.fill(_caption(table, shuffled), width=165)
         figure.text(
-            0.065, 0.72 / height, caption, fontsize=8, color=_FAINT, va="top", linespacing=1.4
+            0.065, 0.72 / height, caption, fontsize=8, color=FAINT, va="top", linespacing=1.4
         )
     return figure
 
@@ -128,15 +128,15 @@ def _title(table: pd.DataFrame) -> str:
 
 def _handles(table: pd.DataFrame, shuffled: pd.DataFrame | None) -> list[Line2D | Patch]:
     made: list[Line2D | Patch] = [
-        Line2D([], [], color=_INK, linewidth=2.0, label="the same behaviour"),
+        Line2D([], [], color=INK, linewidth=2.0, label="the same behaviour"),
     ]
     if table.loc[table["matched"], "low"].notna().any():
-        made.append(Patch(color=_INK, alpha=0.16, linewidth=0, label="its interval"))
+        made.append(Patch(color=INK, alpha=0.16, linewidth=0, label="its interval"))
     if not table["matched"].all():
         made.append(Line2D([], [], color=_OTHER, linewidth=1.2, label="other behaviours"))
     if shuffled is not None:
         made.append(
-            Line2D([], [], color=_INK, linestyle=_DASHES, linewidth=1.2, label="labels shuffled")
+            Line2D([], [], color=INK, linestyle=_DASHES, linewidth=1.2, label="labels shuffled")
         )
     made.append(Patch(color=_CHANCE, linewidth=0, label="95 % of random directions"))
     return made
