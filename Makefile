@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect pair contrasts pairing real memory bench models data docs wheel clean
+.PHONY: help extract test format effect pair contrasts layers pairing real memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 
 
 contrasts: $(READY) ## which contrast steers best? (5 minutes)
 	$(BIN)/python benchmarks/contrasts.py
+
+layers: $(READY) ## do cheap scores tell at which layer steering works? (10 minutes)
+	$(BIN)/python benchmarks/layers.py
 
 pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 minutes)
 	$(BIN)/python benchmarks/pairing.py
