@@ -1,0 +1,179 @@
+"""`make bench`: ratios, verdicts and pages from seconds that are planted; nothing is timed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from bench_cases import Aim, Case, Unavailable, mark, rows
+from bench_processes import Process
+from bench_repetitions import alike, fastest, interleave, ratio, spread, verdict
+from bench_report import draw, markdown
+from bench_worker import serve
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+CASE = Case(
+    "peers",
+    "some model",
+    "batch 1",
+    "cpu",
+    (
+        Aim("ours", ("fast", "slow"), 1.03, agrees="same"),
+        Aim("ours", ("slow",), 0.8),
+        Aim("ours"),
+    ),
+    4,
+    {"batch": 1},
+)
+SECONDS = {"ours": [1.0, 2.0, 1.1, 1.0], "fast": [1.0, 2.1, 1.0, 1.0], "slow": [4.0, 9.0, 4.0, 4.0]}
+
+
+def measured(**changed):
+    base = {"seconds": SECONDS, "agreement": {"same": "8 of 8 rows the same"}, "missing": {}}
+    return {**base, "notes": [], "versions": {}, **changed}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """A machine that is twice as slow in one round is so for both: the ratio does not feel it."""
+    found = ratio(SECONDS["ours"], SECONDS["fast"])
+    assert found.median == pytest.approx(1.0) and found.most == pytest.approx(1.1)
+    assert spread(SECONDS["ours"]).most == 2.0
+    with pytest.raises(ValueError, match="no repetition"):
+        spread([])
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), st.floats(0.1, 10))
+def test_a_contender_as_slow_by_a_factor_has_that_ratio(seconds, factor) -> None:
+    found = ratio([factor * s for s in seconds], seconds)
+    assert found.least == pytest.approx(factor) and found.most == pytest.approx(factor)
+
+
+def test_contenders_take_turns() -> None:
+    order: list[str] = []
+
+    def run(name: str):
+        return lambda: order.append(name) or float(len(order))
+
+    found = interleave({"a": run("a"), "b": run("b")}, 3)
+    assert order == ["a", "b"] * 3
+    assert found == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
+
+
+def test_rows_say_against_whom_and_whether_the_target_is_met() -> None:
+    first, second, third = rows(CASE, measured())
+    assert first["against"] == "fast" == fastest({k: SECONDS[k] for k in ("fast", "slow")})
+    assert first["figure"] == "ours / fastest peer" and first["verdict"] == "met"
+    assert first["agreement"] == "8 of 8 rows the same"
+    assert second["value"] == pytest.approx(0.25, abs=0.03) and second["verdict"] == "met"
+    assert third["unit"] == "s" and third["value"] == 1.05 and third["verdict"] == "context"
+    slower = measured(seconds={**SECONDS, "ours": [2 * s for s in SECONDS["ours"]]})
+    assert [row["verdict"] for row in rows(CASE, slower)] == ["missed", "met", "context"]
+
+
+def test_what_is_missing_is_said_and_never_a_number() -> None:
+    without = measured(
+        seconds={k: v for k, v in SECONDS.items() if k != "fast"},
+        missing={"fast": "no such package"},
+    )
+    first, *_ = rows(CASE, without)
+    assert first["against"] == "slow" and "without fast: no such package" in first["reason"]
+    for row in rows(CASE, None, "no GPU"):
+        assert row["verdict"] == "not measured" and row["reason"] == "no GPU"
+        assert math.isnan(row["value"])
+    nobody = measured(seconds={"ours": [1.0]}, missing={"fast": "gone", "slow": "gone"})
+    assert rows(CASE, nobody)[0]["verdict"] == "not measured"
+
+
+def test_a_target_can_be_a_least() -> None:
+    assert (
+        verdict(0.4, 0.3, at_least=True) == "met" and verdict(0.2, 0.3, at_least=True) == "missed"
+    )
+    assert verdict(1.031, 1.03) == "missed" and verdict(1.03, 1.03) == "met"
+
+
+def test_results_of_other_code_settings_or_machines_are_made_again() -> None:
+    one = mark(CASE, "a", {"threads": 2})
+    assert one == mark(CASE, "a", {"threads": 2})
+    assert one != mark(CASE, "b", {"threads": 2}) != mark(CASE, "a", {"threads": 1})
+
+
+def test_rows_of_tokens_are_compared_up_to_where_they_part() -> None:
+    assert alike([[1, 2, 3]], [[1, 2, 3]]).share == 1.0
+    found = alike([[1, 2, 3, 4], [5, 6]], [[1, 2, 9, 4], [5, 6]])
+    assert found.share == pytest.approx(4 / 6) and "1 of 2 rows" in found.text
+    assert alike([[1]], []).share == 0.0
+
+
+def content(**changed):
+    listed = [{**row, "code": "abc"} for row in rows(CASE, measured(**changed))]
+    case = {**measured(**changed), "machine": {"processor": "p", "threads": 2}, "code": "abc"}
+    return {
+        "questions": {"peers": "Against peers"},
+        "quick": False,
+        "rows": listed,
+        "cases": {CASE.key: {**case, "setting": {}, "load_average_at_start": 0.1}},
+    }
+
+
+def test_the_page_shows_every_figure_and_the_figure_draws() -> None:
+    page = markdown(content())
+    assert "Against peers" in page and "ours / fastest peer (fast)" in page and "met" in page
+    assert isinstance(draw(content()), Figure)
+    slow = markdown(content(seconds={**SECONDS, "ours": [3 * s for s in SECONDS["ours"]]}))
+    assert "missed" in slow and "missed" not in page.split("## ")[-1].split("verdict")[0]
+
+
+def test_a_worker_answers_line_by_line_and_survives_mistakes() -> None:
+    def fail(asked):
+        raise RuntimeError("no room\nfor more")
+
+    out = io.StringIO()
+    asked = [{"do": "add", "a": 1}, {"do": "fail"}, {"do": "dance"}, {"do": "add", "a": 2}]
+    lines = io.StringIO("\n".join(json.dumps(line) for line in asked) + "\n")
+    serve({"add": lambda asked: {"sum": asked["a"] + 1}, "fail": fail}, lines, out)
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert answers[0] == {"sum": 2} and answers[3] == {"sum": 3}
+    assert answers[1] == {"error": "RuntimeError: no room"} and "KeyError" in answers[2]["error"]
+
+
+WORKER = """
+import json, sys, time
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["do"] == "die":
+        print("out of luck", file=sys.stderr)
+        sys.exit(3)
+    if asked["do"] == "sleep":
+        time.sleep(60)
+    answer = {"error": "no"} if asked["do"] == "refuse" else {"echo": asked}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    path = tmp_path / "worker.py"
+    path.write_text(WORKER)
+    return path
+
+
+def test_a_process_that_fails_dies_or_hangs_is_unavailable(script) -> None:
+    with Process("peer", script=script) as process:
+        assert process.ask("echo", x=1) == {"echo": {"do": "echo", "x": 1}}
+        with pytest.raises(Unavailable, match="peer: no"):
+            process.ask("refuse")
+        assert process.ask("echo")["echo"]["do"] == "echo"
+        with pytest.raises(Unavailable, match="out of luck"):
+            process.ask("die")
+        with pytest.raises(Unavailable, match="out of luck"):
+            process.ask("echo")
+    with (
+        Process("peer", script=script, longest=0.5) as process,
+        pytest.raises(Unavailable, match="no answer to 'sleep'"),
+    ):
+        process.ask("sleep")
