@@ -196,6 +196,16 @@ def test_the_page_on_steering_runs_from_top_to_bottom(capsys):
     assert len(names["chains"]) == 3 and names["written"].shape[1] > names["ids"].shape[1]
 
 
+def test_the_page_on_directions_runs_from_top_to_bottom(capsys):
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "directions.md"
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in ("mass-mean", "lda", "probe", "pca"))
+    assert len(names["choice"].layers) == 6 and "predicted" in printed
+
+
 # -- examples of file formats
 
 

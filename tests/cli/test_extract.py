@@ -25,7 +25,8 @@ def test_writes_vectors_and_figure_and_prints_a_table(run, model_folder, chains,
     assert lines[0].split() == expected.split()
     printed = {line.split()[0]: line.split()[1:] for line in lines[2 : 2 + len(vectors)]}
     for row in vectors.table().to_dict("records"):
-        spans, tasks, *numbers, layer = printed[row["behavior"]]
+        spans, tasks, *numbers, layer = printed[row["behavior"]][:7]
+        assert " ".join(printed[row["behavior"]][7:]) == row["note"]
         assert (int(spans), int(tasks), int(layer)) == (row["spans"], row["tasks"], row["layer"])
         names = ("norm", "split_half", "split_half_shuffled", "auroc")
         assert [float(n) for n in numbers] == pytest.approx([row[n] for n in names], abs=0.006)
@@ -59,7 +60,15 @@ def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path
     result = run(*words, "--json")
     found = json.loads(result.out)
     assert result.out.count("\n") == 1
-    assert list(found) == ["vectors", "figure", "model", "contrast", "counts", "behaviors"]
+    assert list(found) == [
+        "vectors",
+        "figure",
+        "model",
+        "contrast",
+        "method",
+        "counts",
+        "behaviors",
+    ]
     assert (found["vectors"], found["figure"]) == ("v.safetensors", "v.png")
     assert found["model"] == model_folder.name
     splits = {name: len(sk.read_traces(chains).split(name)) for name in found["counts"]["chains"]}

@@ -64,7 +64,7 @@ def four_tasks(monkeypatch, known_tasks):
 
 
 def test_the_reward_rises(base_folder, four_tasks, tmp_path):
-    config = replace(SMALL, steps=30, samples=16, learning_rate=2e-3, warmup_steps=5)
+    config = replace(SMALL, steps=70, samples=16, learning_rate=2e-3, warmup_steps=5)
     out = train_rl(tmp_path / "learned", config, base=base_folder, **QUICK)
     # 5 steps are 320 chains: four standard errors of their mean accuracy are 0.11
     reward, accuracy = column(out, "reward"), column(out, "accuracy")
