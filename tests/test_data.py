@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from steerkit.annotation import annotate
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.puzzles.tasks import KINDS, parse_prompt
 from steerkit.resources import bundled_models
-from steerkit.tasks import SPLITS
+from steerkit.tasks import SPLITS, normalized, split_of
 
 BASE, THINKING = "countdown-base", "countdown-thinking"
 MODELS = bundled_models()
@@ -101,3 +104,134 @@ def test_held_out_chains_close_parse_and_are_often_right(chains) -> None:
     assert counts[UNPARSED] / sum(counts.values()) <= 0.03
     right = [task.verify(t.answer).correct for task, t in zip(tasks, chains, strict=True)]
     assert sum(right) / len(chains) >= 0.35
+
+
+# -- the tasks and chains in plain English
+
+CATEGORIES = {
+    "causal-reasoning",
+    "creative-problem-solving",
+    "lateral-thinking",
+    "mathematical-logic",
+    "pattern-recognition",
+    "probabilistic-thinking",
+    "scientific-reasoning",
+    "spatial-reasoning",
+    "systems-thinking",
+    "verbal-logic",
+}
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+@pytest.fixture(scope="module")
+def reasoning() -> sk.Traces:
+    return sk.read_traces(sk.data("traces/reasoning.jsonl"))
+
+
+def repeated(texts, *, words=5, most=2):
+    """Sentences of at least so many words that occur in more than so many of the texts."""
+    found = Counter()
+    for text in texts:
+        sentences = (" ".join(s.casefold().split()) for s in SENTENCE_END.split(text))
+        found.update({s for s in sentences if len(s.split()) >= words})
+    return {sentence: n for sentence, n in found.items() if n > most}
+
+
+def diversity(texts, words):
+    """Distinct 4-grams over all 4-grams, in the first so many words; none crosses two texts."""
+    seen, total, left = set(), 0, words
+    for text in texts:
+        kept = text.casefold().split()[:left]
+        left -= len(kept)
+        grams = list(zip(*(kept[i:] for i in range(4)), strict=False))
+        seen.update(grams)
+        total += len(grams)
+    assert left == 0, "fewer words than asked for"
+    return len(seen) / total
+
+
+def test_reasoning_tasks_are_as_many_as_the_card_says_and_no_two_alike() -> None:
+    tasks = sk.read_tasks(sk.data("tasks/reasoning.jsonl"))
+    counts = Counter(task.category for task in tasks)
+    assert len(tasks) >= 200 and set(counts) == CATEGORIES and set(counts.values()) == {20}
+    everything = [*tasks, *sk.read_tasks(sk.data("tasks/countdown.jsonl"))]
+    assert len({task.id for task in everything}) == len(everything)
+    words = {normalized(task.prompt) for task in tasks}
+    assert len(words) == len(tasks)
+    assert words.isdisjoint(normalized(task.prompt) for task in everything[len(tasks) :])
+    assert all(task.id.rsplit("-", 1)[0] == task.category for task in tasks)
+    for category in CATEGORIES:
+        answers = [t.answer for t in tasks if t.category == category and t.answer is not None]
+        assert len(answers) >= 14, category
+        assert all(answer == answer.strip() and 0 < len(answer) <= 40 for answer in answers)
+    assert {split_of(task.prompt) for task in tasks} == set(SPLITS)
+
+
+def test_reasoning_chains_are_of_their_tasks_and_end_in_the_gold_answer(reasoning) -> None:
+    tasks = {task.id: task for task in sk.read_tasks(sk.data("tasks/reasoning.jsonl"))}
+    assert len(reasoning) >= 60 and len({t.task_id for t in reasoning}) == len(reasoning)
+    assert Counter(trace.category for trace in reasoning) == dict.fromkeys(CATEGORIES, 10)
+    for trace in reasoning:
+        task = tasks[trace.task_id]
+        assert (trace.prompt, trace.category) == (task.prompt, task.category)
+        assert trace.closed and trace.response.startswith("<think>\n")
+        assert (trace.annotator, trace.model, trace.revision) == ("authors", None, None)
+        assert 250 <= len(trace.thinking.split()) <= 600, trace.id
+        if task.answer is None:
+            assert "**Answer:" not in trace.answer and len(trace.answer.split()) >= 20
+        else:
+            assert trace.answer.splitlines()[-1] == f"**Answer: {task.answer}**"
+    # what an evaluation asks was never shown
+    assert {trace.split for trace in reasoning} == {"extract", "select"}
+
+
+def test_reasoning_spans_cover_every_word_and_every_behaviour(reasoning) -> None:
+    counts = reasoning.counts()
+    assert sum(counts.values()) >= 1_500
+    assert set(counts) == {known.name for known in behaviors()[:6]}
+    assert min(counts.values()) >= 100
+    within = 0
+    for trace in reasoning:
+        start, end = trace.thinking_bounds
+        at = start
+        for span in trace.spans:
+            text = trace.response[span.start : span.end]
+            assert text == text.strip() and len(text.split()) <= 65, (trace.id, text)
+            assert not trace.response[at : span.start].strip(), trace.id
+            # a span that begins or ends inside a sentence
+            within += text[0].islower() or text[-1] == ","
+            at = span.end
+        assert not trace.response[at:end].strip(), trace.id
+        assert {"backtracking", "uncertainty-estimation"} <= {span.label for span in trace.spans}
+    assert within >= 200
+
+
+def test_no_reasoning_chain_repeats_another(reasoning) -> None:
+    assert repeated([trace.thinking for trace in reasoning]) == {}
+    openings = Counter(" ".join(trace.thinking.split()[:4]) for trace in reasoning)
+    assert max(openings.values()) <= 2
+
+
+def test_repetition_would_be_seen() -> None:
+    texts = [
+        "Let me try it once more. No.",
+        "Hm. Let me try  it\nonce more.",
+        "LET me try it once more.",
+    ]
+    assert repeated(texts) == {}
+    assert repeated([*texts, texts[0]]) == {"let me try it once more.": 3}
+    assert repeated(["I see it now."] * 9) == {}, "four words may come back"
+
+
+def test_reasoning_chains_are_as_varied_as_a_models(reasoning, reference) -> None:
+    texts = [trace.thinking for trace in reasoning]
+    records = json.loads((reference / "r1_distill_qwen_1.5b_annotated.json").read_text())
+    others = [record["thinking_process"] for record in records]
+    words = min(sum(len(text.split()) for text in group) for group in (texts, others))
+    assert words > 20_000
+    own = diversity(texts, words)
+    assert own >= diversity(others, words)
+    # positive control: half of the chains, twice
+    half = texts[: len(texts) // 2] * 2
+    twice = sum(len(text.split()) for text in half)
+    assert diversity(half, min(twice, words)) < 0.7 * own

@@ -43,6 +43,8 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
     for needed in (
         "traces/countdown.jsonl",
         "tasks/countdown.jsonl",
+        "traces/reasoning.jsonl",
+        "tasks/reasoning.jsonl",
         "models/countdown-base/model.safetensors",
         "models/countdown-thinking/model.safetensors",
     ):
