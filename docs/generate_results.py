@@ -15,7 +15,7 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md", ROOT / "docs" / "directions.md")
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -121,6 +121,17 @@ def _pairing(results: Path) -> str | None:
     return _text(results / "pairing.md")
 
 
+def _layers(results: Path) -> str | None:
+    text = _text(results / "layers.md")
+    if text is None:
+        return None
+    figure = (
+        "![Every score of every behaviour's direction by layer, the causal sweep last.]"
+        "(../benchmarks/results/layers.png)"
+    )
+    return f"{sections(text)[''].strip()}\n\n{figure}"
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
@@ -129,6 +140,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "memory": _memory,
     "bench": _bench,
     "pairing": _pairing,
+    "layers": _layers,
 }
 MADE_BY = {
     "figure": "effect",
@@ -138,6 +150,7 @@ MADE_BY = {
     "memory": "memory",
     "bench": "bench",
     "pairing": "pairing",
+    "layers": "layers",
 }
 
 

@@ -352,7 +352,7 @@ def _panel(
 def _legend(figure: Figure, vectors: SteeringVectors) -> None:
     """Behaviours by colour, in one row under the panels, where no data are."""
     handles = [
-        Line2D([], [], color=color, linewidth=3.0, label=name)
+        Line2D([], [], color=color, linewidth=3.0, label=name + "*" * bool(vectors[name].weakness))
         for name, color in _colors(vectors).items()
     ]
     figure.legend(
@@ -378,10 +378,15 @@ def _caption(vectors: SteeringVectors) -> str:
     chosen = _amount(facts, "select_traces", "select_tasks")
     if chosen:
         parts.append(f"AUROC of the projection on the token before a span, on {chosen} kept apart.")
+    by = sorted({d.chosen_by for d in vectors.values() if d.chosen_by})
+    ring = f"chosen by {' or '.join(by)}" if by else "where AUROC is largest"
     parts.append(
         "Dashed: the same cosine with labels shuffled within chains. Dotted: chance, 0.5. "
-        "Ring: the suggested layer, where AUROC is largest."
+        f"Ring: the suggested layer, {ring}."
     )
+    weak = [f"{name} {d.weakness}" for name, d in vectors.items() if d.weakness]
+    if weak:
+        parts.append(f"* Not to be trusted yet: {', '.join(weak)}.")
     window = facts.get("window")
     if window:
         parts.append(

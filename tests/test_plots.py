@@ -179,3 +179,21 @@ def test_pyplot_is_never_imported():
     code = "import sys; import steerkit.plots; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_should_not_be_trusted_is_marked():
+    vectors = made(layers=(0, 1, 2, 3))
+    few = {**vectors, "backtracking": replace(vectors["backtracking"], spans=7)}
+    figure = plot_layers(SteeringVectors(few, vectors.provenance))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "backtracking*" in labels and "deduction" in labels
+    said = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    assert "Not to be trusted yet: backtracking 7 spans" in said
+    plain = plot_layers(vectors)
+    assert not any("*" in text.get_text() for text in plain.legends[0].get_texts())
+
+
+def test_the_ring_says_by_what_a_layer_was_chosen():
+    vectors = made(layers=(0, 1, 2, 3), chosen_by="sweep", layer=2)
+    said = " ".join(text.get_text() for text in plot_layers(vectors).texts)
+    assert "chosen by sweep" in " ".join(said.split())

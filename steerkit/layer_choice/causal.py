@@ -61,7 +61,7 @@ def causal_sweep(
         directions,
         coefficients=(-coefficient, coefficient),
         layers=layers,
-        **options,
+        **{"on_interrupt": "raise", **options},
     )
     table = found.table
     labelled = annotate(found.traces)

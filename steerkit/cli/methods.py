@@ -1,0 +1,147 @@
+"""``steerkit methods``: ways to get a direction, side by side on the same chains."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from steerkit.behaviors import behavior
+from steerkit.cli.extract import BUNDLED_TRACES, METHODS
+from steerkit.cli.parser import (
+    add_declare_option,
+    add_model_options,
+    add_verbosity,
+    layers,
+    positive,
+)
+from steerkit.cli.screen import progress, status, stdout
+from steerkit.cli.sources import declare_all, load_model, read_chains
+from steerkit.cli.tables import clean, number, table
+from steerkit.resources import data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DESCRIPTION = """\
+Set methods and contrasts side by side, from one pass over the chains.
+
+For every behaviour: the layer suggested by AUROC and the AUROC there, on tasks that were
+not extracted from; the cosine between directions from two halves of the tasks, beside that
+for shuffled labels; and the cosine with the difference of means. What tells a behaviour
+best need not be what moves it best: for that, extract by two methods and steer with both."""
+
+_EPILOG = """\
+examples:
+  steerkit methods --behavior backtracking
+  steerkit methods --methods mean-difference,mass-mean --contrasts rest,overall,within"""
+
+
+def add_command(commands: Any, formatter: Any) -> None:
+    """Add ``methods`` to the commands."""
+    parser = commands.add_parser(
+        "methods",
+        prog="steerkit methods",
+        help="Set methods and contrasts side by side on the same chains.",
+        usage="steerkit methods [options]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=formatter,
+    )
+    parser.set_defaults(run=run)
+    add_model_options(parser)
+    source = parser.add_argument_group("chains")
+    source.add_argument(
+        "--traces",
+        nargs="+",
+        metavar="FILE",
+        help="Annotated chains, as for steerkit extract. Default: the bundled chains of "
+        "countdown-thinking.",
+    )
+    add_declare_option(source)
+    method = parser.add_argument_group("methods")
+    method.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        metavar="LIST",
+        help="Methods, separated by commas. Default: %(default)s.",
+    )
+    method.add_argument(
+        "--contrasts",
+        default="rest",
+        metavar="LIST",
+        help="Contrasts, separated by commas. Methods that are fitted to single spans take rest "
+        "and A:B only. Default: %(default)s.",
+    )
+    method.add_argument(
+        "--behavior",
+        action="append",
+        metavar="NAME",
+        help="Only this behaviour; can be given several times. Default: all.",
+    )
+    method.add_argument(
+        "--layers", type=layers, metavar="LAYERS", help="Layers to read, such as 3,5-9."
+    )
+    method.add_argument(
+        "--batch-tokens",
+        type=positive,
+        metavar="N",
+        help="Tokens that run through the model at once. Default: 2048 on a CPU, 8192 elsewhere.",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="Print one JSON array, no table.")
+    add_verbosity(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare and show."""
+    declare_all(arguments.declare)
+    names = None if arguments.behavior is None else [behavior(n).name for n in arguments.behavior]
+    with status("reading chains"):
+        from steerkit.method_comparison import compare_methods
+
+        traces, _ = read_chains(arguments.traces or [str(data(BUNDLED_TRACES))])
+    model = load_model(arguments)
+    with progress("reading activations", "chains") as report:
+        found = compare_methods(
+            model,
+            traces,
+            methods=[part.strip() for part in arguments.methods.split(",")],
+            contrasts=[part.strip() for part in arguments.contrasts.split(",")],
+            behaviors=names,
+            layers=arguments.layers,
+            batch_tokens=arguments.batch_tokens,
+            progress=report,
+        )
+    rows = _rows(found)
+    if arguments.json:
+        print(json.dumps(rows, allow_nan=False))
+        return
+    columns = ["behaviour", "method", "contrast", "layer", "AUROC", "split-half", "shuffled"]
+    columns += ["cosine", "seconds", ""]
+    measured = ("auroc", "split_half", "split_half_shuffled", "cosine", "seconds")
+    stdout().print(
+        table(
+            columns,
+            [
+                (
+                    row["behavior"],
+                    row["method"],
+                    row["contrast"],
+                    "none" if row["layer"] is None else str(row["layer"]),
+                    *(number(row[name]) for name in measured),
+                    row["note"],
+                )
+                for row in sorted(rows, key=lambda row: row["behavior"])
+            ],
+        )
+    )
+
+
+def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in found.to_dict("records"):
+        layer = row["layer"]
+        whole = {k: clean(v) if isinstance(v, float) else v for k, v in row.items()}
+        rows.append({**whole, "layer": None if layer != layer else int(layer)})
+    return rows

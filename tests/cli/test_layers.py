@@ -1,0 +1,54 @@
+"""``steerkit layers``: what the library chooses, stored and shown."""
+
+from __future__ import annotations
+
+import pytest
+
+import steerkit as sk
+from steerkit.layer_choice.scores import chosen_layers, score_layers
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def words(model_folder, chains, vectors):
+    return ["layers", "--model", model_folder, "--traces", chains, "--vectors", vectors]
+
+
+def test_stores_the_library_s_choice(run, words, model_folder, chains, vectors, tmp_path) -> None:
+    out = tmp_path / "chosen.safetensors"
+    result = run(*words, "--no-sweep", "--no-ranges", "--by", "gradient", "--out", out, "--json")
+    assert result.code == 0, result.err
+    model, before = sk.load(model_folder), sk.read_vectors(vectors)
+    table = score_layers(model, before, sk.read_traces(chains))
+    expected = chosen_layers(table, "gradient")
+    assert result.json["layers"] == expected and result.json["score"] == "gradient"
+    assert len(result.json["scores"]) == len(table)
+    after = sk.read_vectors(out)
+    assert {name: after[name].layer for name in after} == expected
+    assert {after[name].chosen_by for name in after} == {"gradient"}
+    assert (tmp_path / "chosen.layers.png").read_bytes().startswith(SIGNATURE)
+    # the file that it came from is as it was
+    assert {before[n].chosen_by for n in sk.read_vectors(vectors)} == {""}
+
+
+def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path) -> None:
+    out = tmp_path / "chosen.safetensors"
+    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out]
+    result = run(*words, *options)
+    assert result.code == 0, result.err
+    assert "where sweep is largest" in result.out and "Fluent from" in result.out
+    chosen = sk.read_vectors(out)
+    assert all(direction.layer in (0, 1) for direction in chosen.values())
+    assert all(direction.fluent is not None for direction in chosen.values())
+    facts = chosen.provenance["layer_choice"]
+    assert facts == {"score": "sweep", "coefficient": 0.2, "tasks": 2}
+
+
+def test_what_cannot_be_chosen_by_is_one_clear_line(run, words, tmp_path) -> None:
+    result = run(*words, "--by", "gain")
+    assert result.code == 2 and "not scored by 'gain'" in result.err
+    result = run(*words, "--scores", "auroc,magic")
+    assert result.code == 2 and "found 'magic'" in result.err
+    result = run("layers", "--vectors", tmp_path / "none.safetensors")
+    assert result.code == 2 and "no such vectors file" in result.err

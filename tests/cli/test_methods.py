@@ -1,0 +1,34 @@
+"""``steerkit methods`` shows what ``sk.compare_methods`` returns."""
+
+from __future__ import annotations
+
+import pytest
+
+import steerkit as sk
+
+
+def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
+    words = ["methods", "--model", model_folder, "--traces", chains, "--behavior", "backtracking"]
+    words += ["--methods", "mean-difference,mass-mean,pca", "--contrasts", "rest,overall"]
+    result = run(*words, "--json")
+    assert result.code == 0, result.err
+    table = sk.compare_methods(
+        sk.load(model_folder),
+        sk.read_traces(chains),
+        methods=["mean-difference", "mass-mean", "pca"],
+        contrasts=["rest", "overall"],
+        behaviors="backtracking",
+    )
+    rows = {(row["method"], row["contrast"]): row for row in result.json}
+    assert len(rows) == len(table) == 5  # pca knows no overall
+    for row in table.itertuples():
+        assert rows[row.method, row.contrast]["layer"] == row.layer
+        assert rows[row.method, row.contrast]["auroc"] == pytest.approx(row.auroc)
+    shown = run(*words)
+    assert shown.out.count("backtracking") == 5 and "AUROC" in shown.out
+
+
+def test_unknown_methods_are_one_clear_line(run, model_folder, chains) -> None:
+    words = ["methods", "--model", model_folder, "--traces", chains]
+    result = run(*words, "--methods", "mean")
+    assert result.code == 2 and "unknown method 'mean'" in result.err
