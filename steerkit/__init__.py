@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from steerkit.behaviors import Behavior as Behavior
     from steerkit.behaviors import declare as declare
     from steerkit.collection import collect as collect
+    from steerkit.cosine_plot import plot_cosines as plot_cosines
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
+    from steerkit.geometry import cosines as cosines
+    from steerkit.lens import logit_lens as logit_lens
     from steerkit.loading import load as load
     from steerkit.models import ThinkingModel as ThinkingModel
     from steerkit.moments import Moments as Moments
@@ -48,9 +51,12 @@ _HOMES = {
     "annotation": ("annotate", "read_tagged"),
     "behaviors": ("Behavior", "declare"),
     "collection": ("collect",),
+    "cosine_plot": ("plot_cosines",),
     "errors": ("SteerkitError",),
     "extraction": ("extract",),
     "generation": ("generate",),
+    "geometry": ("cosines",),
+    "lens": ("logit_lens",),
     "loading": ("load",),
     "models": ("ThinkingModel",),
     "moments": ("Moments",),

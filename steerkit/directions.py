@@ -145,6 +145,17 @@ def defined(moments: Moments, name: str = DEFAULT_CONTRAST) -> Bool[Tensor, "col
     return _differences(_columns(moments, 0, slice(None)), name, moments.labels)[1]
 
 
+def replicates(
+    moments: Moments, index: int, name: str = DEFAULT_CONTRAST
+) -> tuple[Float64[Tensor, "column label d_model"], Bool[Tensor, "column label"]]:
+    """Raw directions at ``moments.layers[index]``: of all chains, then of the 64 replicates.
+
+    Beside them where they are defined; a direction that is not is zero.
+    """
+    chosen = _columns(moments, index, slice(0, 1 + REPLICATES))
+    return _differences(chosen, name, moments.labels)
+
+
 def _mean_cosine(
     left: Sums, right: Sums, name: str, labels: tuple[str, ...]
 ) -> tuple[Float64[Tensor, " label"], Int64[Tensor, " label"]]:

@@ -25,6 +25,7 @@ from steerkit.directions import (
 )
 from steerkit.directions import contrast as contrast_of
 from steerkit.errors import ExtractionError
+from steerkit.geometry import cosines
 from steerkit.layer_choice import auroc, suggested_layer
 from steerkit.layers import Layers
 from steerkit.models import ThinkingModel
@@ -187,7 +188,7 @@ def extract(
         "versions": _versions(),
     }
     _log.info("extracted %s from %r", ", ".join(directions), moments)
-    return SteeringVectors(directions, provenance)
+    return SteeringVectors(directions, provenance, cosines(moments, contrast, directions))
 
 
 def _labelled(traces: Traces) -> dict[str, int]:
