@@ -21,7 +21,7 @@ def test_help_page_has_every_command_within_its_width(generator, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     page = generator["page"]()
     titles = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
-    commands = ["extract", "generate", "annotate", "train", "train sft", "train rl"]
+    commands = ["extract", "inspect", "generate", "annotate", "train", "train sft", "train rl"]
     assert titles == ["steerkit", *(f"steerkit {command}" for command in commands)]
     longest = max(len(line) for line in page.splitlines())
     assert 90 < longest <= 100, "wrapped at another width than the page's"
@@ -32,5 +32,5 @@ def test_every_option_has_a_full_sentence(generator):
 
     for parser in generator["_parsers"](build_parser()):
         for action in parser._actions:
-            if action.option_strings or action.metavar in ("PROMPT", "FILE"):
+            if action.option_strings or action.metavar in ("PROMPT", "FILE", "VECTORS"):
                 assert re.fullmatch(r"[A-Z].*[.]", action.help or ""), (parser.prog, action)

@@ -1,4 +1,4 @@
-"""The command line: ``steerkit extract``, ``generate``, ``annotate`` and ``train``.
+"""The command line: ``steerkit extract``, ``inspect``, ``generate``, ``annotate`` and ``train``.
 
 Only this package prints. Whatever is slow to import is imported inside the commands, so
 that ``steerkit --help`` answers at once.

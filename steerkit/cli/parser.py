@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     """The parser of ``steerkit``; help is wrapped at ``width`` columns, or the terminal's."""
-    from steerkit.cli import annotate, extract, generate, train
+    from steerkit.cli import annotate, extract, generate, inspect, train
 
     formatter: Any = argparse.RawDescriptionHelpFormatter
     if width is not None:
@@ -53,7 +53,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Parser
     )
-    for module in (extract, generate, annotate, train):
+    for module in (extract, inspect, generate, annotate, train):
         module.add_command(commands, formatter)
     parser.add_argument(
         "--version",
@@ -146,6 +146,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return value
+
+
+def layer_number(text: str) -> int:
+    """An argument that is one layer, counted from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a layer (counted from 0), found {text!r}")
+    return int(text)
 
 
 def layers(text: str) -> tuple[int, ...]:
