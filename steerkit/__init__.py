@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from steerkit.collection import collect as collect
     from steerkit.comparison import compare_directions as compare_directions
     from steerkit.comparison_plot import plot_comparison as plot_comparison
+    from steerkit.cosine_plot import plot_cosines as plot_cosines
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
+    from steerkit.geometry import cosines as cosines
+    from steerkit.lens import logit_lens as logit_lens
     from steerkit.loading import load as load
     from steerkit.method_comparison import compare_methods as compare_methods
     from steerkit.models import ThinkingModel as ThinkingModel
@@ -57,9 +60,12 @@ _HOMES = {
     "collection": ("collect",),
     "comparison": ("compare_directions",),
     "comparison_plot": ("plot_comparison",),
+    "cosine_plot": ("plot_cosines",),
     "errors": ("SteerkitError",),
     "extraction": ("extract",),
     "generation": ("generate",),
+    "geometry": ("cosines",),
+    "lens": ("logit_lens",),
     "loading": ("load",),
     "method_comparison": ("compare_methods",),
     "models": ("ThinkingModel",),

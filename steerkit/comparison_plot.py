@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from steerkit.behaviors import behaviors
 from steerkit.errors import VectorsError
-from steerkit.plots import FAINT, INK, STYLE, ReportFigure, _panel
+from steerkit.plots import FAINT, INK, STYLE, ReportFigure, label_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
             panel.set_visible(False)
         for number, (panel, name) in enumerate(zip(axes.flat, names, strict=False)):
             _curves(panel, name, table, shuffled)
-            _panel(panel, name, "cosine" if number % columns == 0 else "")
+            label_panel(panel, name, "cosine" if number % columns == 0 else "")
             if number + columns < len(names):  # the panel below has the same axis
                 panel.set_xlabel("")
         figure.text(

@@ -12,6 +12,7 @@ from torch import Tensor
 from steerkit.behaviors import behavior
 from steerkit.errors import BehaviorError, ExtractionError
 from steerkit.moments import Moments
+from steerkit.reading import REPLICATE
 
 CONTRASTS = ("overall", "rest", "balanced", "within")
 """Named contrasts; ``A:B`` is the fifth, one behaviour minus another."""
@@ -160,3 +161,14 @@ def contrast(
 def defined(moments: Moments, name: str = DEFAULT_CONTRAST) -> Bool[Tensor, "column label"]:
     """Whether a label has, in a column, the spans that the contrast needs."""
     return differences(columns_of(moments, 0, slice(None)), name, moments.labels)[1]
+
+
+def replicates(
+    moments: Moments, index: int, name: str = DEFAULT_CONTRAST
+) -> tuple[Float64[Tensor, "column label d_model"], Bool[Tensor, "column label"]]:
+    """Raw directions at ``moments.layers[index]``: of all chains, then of the 64 replicates.
+
+    Beside them where they are defined; a direction that is not is zero.
+    """
+    chosen = columns_of(moments, index, slice(0, REPLICATE.stop))
+    return differences(chosen, name, moments.labels)

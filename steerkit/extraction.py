@@ -11,6 +11,7 @@ from steerkit.chain_sets import TwoPasses, chain_sets
 from steerkit.collection import collect, model_layers
 from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.evidence import described, gathered
+from steerkit.geometry import cosines
 from steerkit.layer_choice import auroc, suggested_layer
 from steerkit.layers import Layers
 from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
@@ -126,4 +127,5 @@ def extract(
         "versions": versions(),
     }
     _log.info("extracted %s from %r", ", ".join(directions), moments)
-    return SteeringVectors(directions, provenance)
+    geometry = cosines(moments, contrast, directions) if method == DEFAULT_METHOD else None
+    return SteeringVectors(directions, provenance, geometry)

@@ -27,6 +27,7 @@ from steerkit.terms import Term, Terms, as_terms, layer_ranges, number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steerkit.geometry import Cosines
     from steerkit.models import ThinkingModel
     from steerkit.streaming import Progress, TooLong
     from steerkit.traces import Trace
@@ -293,11 +294,20 @@ class SteeringVectors(Mapping[str, Direction]):
         Model, tokenizer hash, hashes of chains and tasks, window, contrast, counts of what
         was left out, versions. Holds no paths and no times, so that the same run writes
         the same bytes.
+    geometry:
+        What extraction knew of the cosines between the directions, or ``None``: see
+        :meth:`cosines`.
     """
 
-    def __init__(self, directions: Mapping[str, Direction], provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        directions: Mapping[str, Direction],
+        provenance: Mapping[str, Any],
+        geometry: Cosines | None = None,
+    ) -> None:
         self._directions = dict(directions)
         self.provenance = dict(provenance)
+        self.geometry = geometry
 
     def __getitem__(self, name: str) -> Direction:
         for known in behaviors():
@@ -392,6 +402,31 @@ class SteeringVectors(Mapping[str, Direction]):
                     }
                 )
         return pd.DataFrame(rows)
+
+    def cosines(self, layers: Layers | None = None) -> pd.DataFrame:
+        """Cosines between the directions, one row for every layer and ordered pair, tidy.
+
+        Columns ``behavior_a``, ``behavior_b``, ``layer``; ``cosine`` of the directions as they
+        are; ``corrected``, the estimate freed of sampling noise, and ``low``, ``high``, its
+        95 % interval: see :func:`steerkit.geometry.cosines`. The last three are missing in
+        vectors made without them. A matrix is
+        ``table.pivot(index="behavior_a", columns="behavior_b", values="cosine")``.
+
+        ``layers`` is one layer or several, by default all that every direction has. Raises
+        :class:`VectorsError` for one that is not there.
+        """
+        from steerkit.geometry import between
+
+        found = between(self)
+        if self.geometry is not None:
+            found = found.with_intervals_of(self.geometry)
+        return found.table(layers)
+
+    def subset(self, names: Iterable[str]) -> SteeringVectors:
+        """The vectors of these behaviours, in this order; all else stays as it is."""
+        chosen = {self[name].behavior: self[name] for name in names}
+        geometry = None if self.geometry is None else self.geometry.subset(chosen)
+        return SteeringVectors(chosen, self.provenance, geometry)
 
     def check(self, model: ThinkingModel) -> None:
         """Refuse a model that these vectors do not fit; warn about one they were not made from.

@@ -12,6 +12,7 @@ from torch import Tensor
 from steerkit.behaviors import Behavior, behaviors, declare
 from steerkit.errors import ResourceError, SteerkitError, VectorsError
 from steerkit.files import write_bytes_atomic
+from steerkit.geometry import PARTS, Cosines
 from steerkit.vectors import CURVES, NORMS, Direction, SteeringVectors
 
 FORMAT = 2
@@ -51,7 +52,15 @@ def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
             }
         )
     oldest = 1 if all(direction.calibrated for direction in vectors.values()) else 2
-    header = {"format": oldest, "directions": described, "provenance": vectors.provenance}
+    header: dict[str, Any] = {
+        "format": oldest,
+        "directions": described,
+        "provenance": vectors.provenance,
+    }
+    if vectors.geometry is not None:
+        found = vectors.geometry
+        header["cosines"] = {"behaviors": list(found.behaviors), "layers": list(found.layers)}
+        tensors |= {f"cosines.{part}": getattr(found, part).float() for part in PARTS}
     metadata = {"steerkit": json.dumps(header, sort_keys=True, separators=(",", ":"))}
     # copies: directions may share norms, which safetensors refuses
     whole = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
@@ -115,6 +124,7 @@ def read_vectors(path: str | Path) -> SteeringVectors:
                 free=_pair(entry.get("free")),
                 **parts,
             )
+        geometry = _geometry(header.get("cosines"), tensors, path)
     except (KeyError, TypeError, ValueError) as problem:
         if isinstance(problem, SteerkitError):
             raise
@@ -124,7 +134,27 @@ def read_vectors(path: str | Path) -> SteeringVectors:
             found=f"{type(problem).__name__}: {problem}",
             where=path,
         ) from None
-    return SteeringVectors(directions, provenance)
+    return SteeringVectors(directions, provenance, geometry)
+
+
+def _geometry(
+    described: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], path: str | Path
+) -> Cosines | None:
+    """What the file knows of cosines; ``None`` for one made without them."""
+    if described is None:
+        return None
+    behaviors, layers = tuple(described["behaviors"]), tuple(described["layers"])
+    shape = (len(layers), len(behaviors), len(behaviors))
+    parts = {part: tensors[f"cosines.{part}"] for part in PARTS}
+    for part, values in parts.items():
+        if values.shape != shape:
+            raise VectorsError(
+                f"{part} of the cosines has the wrong shape",
+                expected="layers by behaviours by behaviours, " + " x ".join(map(str, shape)),
+                found=tuple(values.shape),
+                where=path,
+            )
+    return Cosines(behaviors, layers, **parts)
 
 
 def _pair(value: Any) -> tuple[float, float] | None:

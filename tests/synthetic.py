@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 
 from steerkit.moments import Moments
-from steerkit.reading import Batch, Chain
+from steerkit.reading import Batch, Chain, column_weights
 from steerkit.span_means import SpanMeans
 
 LABELS = ("deduction", "example-testing", "backtracking")
+PLANTED = (*LABELS, "uncertainty-estimation")
 
 
 @dataclass
@@ -71,6 +73,56 @@ def collected(
             hidden = padded(part)
             batch_ = Batch([c.chain for c in part], LABELS, hidden[0].shape[1], seed)
             samples.add(batch_, {layer: batch_.read(h) for layer, h in hidden.items()})
+    return moments
+
+
+_weights = cache(column_weights)
+
+
+def planted_moments(
+    means: np.ndarray,
+    rates: np.ndarray,
+    *,
+    tasks: int,
+    layers: int,
+    span_noise: float,
+    chain_noise: float = 0.0,
+    spectrum: np.ndarray | None = None,
+    seed: int = 0,
+) -> Moments:
+    """Moments of chains, one a task, whose spans of a label scatter about its mean.
+
+    ``means`` is [label, d_model]. A chain has Poisson(``rates``) spans of every label. Every
+    layer draws its own noise: of each span, and with ``chain_noise`` of the chain as a whole and
+    of the label in it; ``spectrum`` is its size by dimension. The sums are made directly, not
+    from activations, so that hundreds of data sets take no time.
+    """
+    rng = np.random.default_rng(seed)
+    width = means.shape[1]
+    scale = np.ones(width) if spectrum is None else spectrum
+    names = [f"planted-{i}" for i in range(tasks)]
+    weights = torch.stack([_weights(name) for name in names], dim=1)
+    counts = rng.poisson(rates, size=(tasks, len(rates)))
+    moments = Moments(PLANTED[: len(rates)], range(layers), width)
+    n = counts[..., None]
+    others = n.sum(axis=1, keepdims=True) - n
+    for layer in range(layers):
+        chain = rng.normal(size=(tasks, 1, width)) + rng.normal(size=(tasks, len(rates), width))
+        spans = np.sqrt(n) * rng.normal(size=(tasks, len(rates), width))
+        own = n * (means + chain_noise * chain * scale) + span_noise * spans * scale
+        total = own.sum(axis=1, keepdims=True)
+        inside = own / np.maximum(n, 1) - (total - own) / np.maximum(others, 1)
+        inside = np.where((n > 0) & (others > 0), inside, 0.0)
+        features = np.concatenate([own, inside, total / np.maximum(n.sum(1, keepdims=True), 1)], 1)
+        moments._sums[layer] = (weights.double() @ torch.from_numpy(features).flatten(1)).view(
+            len(weights), -1, width
+        )
+    whole = torch.from_numpy(counts)
+    moments.counts = weights @ whole
+    moments.within_counts = weights @ torch.from_numpy((n > 0) & (others > 0))[..., 0].long()
+    moments.chains = weights @ (whole.sum(dim=1) > 0).long()
+    for label, column in zip(moments.labels, counts.T, strict=True):
+        moments.tasks[label] = {name for name, k in zip(names, column, strict=True) if k}
     return moments
 
 

@@ -21,7 +21,16 @@ def test_help_page_has_every_command_within_its_width(generator, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     page = generator["page"]()
     titles = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
-    commands = ["extract", "methods", "layers", "generate", "annotate", "import", "compare"]
+    commands = [
+        "extract",
+        "methods",
+        "layers",
+        "inspect",
+        "generate",
+        "annotate",
+        "import",
+        "compare",
+    ]
     commands += ["train", "train sft", "train rl"]
     assert titles == ["steerkit", *(f"steerkit {command}" for command in commands)]
     longest = max(len(line) for line in page.splitlines())
@@ -33,5 +42,5 @@ def test_every_option_has_a_full_sentence(generator):
 
     for parser in generator["_parsers"](build_parser()):
         for action in parser._actions:
-            if action.option_strings or action.metavar in ("PROMPT", "FILE"):
+            if action.option_strings or action.metavar in ("PROMPT", "FILE", "VECTORS"):
                 assert re.fullmatch(r"[A-Z].*[.]", action.help or ""), (parser.prog, action)

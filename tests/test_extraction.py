@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -80,6 +81,20 @@ def test_directions_are_the_contrast_of_the_extract_tasks() -> None:
         torch.testing.assert_close(direction.auroc, curves[label].float())
         assert direction.cone is not None and bool((direction.cone > 0).all())
     assert hooks_in(model.residual) == 0
+
+
+@pytest.mark.parametrize("behaviors", [None, ["backtracking", "deduction"]])
+def test_cosines_are_those_of_the_extract_tasks(behaviors: list[str] | None) -> None:
+    model, traces = tiny_model(), tiny_traces(60)
+    vectors = sk.extract(model, traces, behaviors=behaviors, contrast="balanced")
+    moments = collect(model, traces.split("extract"))
+    expected = sk.cosines(moments, "balanced", behaviors).table()
+    found = vectors.cosines()
+    assert list(found["behavior_a"].unique()) == list(behaviors or LABELS)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-6)
+    assert found["low"].notna().all() and (found["low"] <= found["high"]).all()
+    alone = sk.extract(model, traces, contrast="backtracking:deduction").cosines()
+    assert len(alone) == LAYERS and (alone["low"] == 1).all()
 
 
 def test_sets_of_tasks_are_disjoint_and_evaluate_is_never_read() -> None:

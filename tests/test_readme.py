@@ -206,6 +206,22 @@ def test_the_page_on_directions_runs_from_top_to_bottom(capsys):
     assert len(names["choice"].layers) == 6 and "predicted" in printed
 
 
+def test_the_page_on_geometry_runs_from_top_to_bottom(capsys):
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "geometry.md"
+    ran = blocks(page, "python")
+    assert len(ran) == 3
+    for _, text in ran:
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"^-?0\.\d\d \(-?0\.\d\d to -?0\.\d\d\)$", printed, re.MULTILINE)
+    assert names["matrix"].shape == (6, 6) and len(names["table"]) == 10
+    assert "'tied': True" in printed
+    tokens = names["table"].query("sign == 'up'")["token"].str.strip()
+    # the words with which the bundled chains go back; nobody told the lens
+    assert set(tokens) & {"dead", "turn", "another", "else", "wait", "Wait", "work"}
+
+
 # -- examples of file formats
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 import steerkit as sk
 from steerkit.behaviors import behaviors
 from steerkit.errors import BehaviorError, ResourceError, SteeringError, VectorsError
+from steerkit.geometry import PARTS, Cosines
 from steerkit.vectors import UNITS, Direction, SteeringVectors, Term, Terms, as_terms
 from steerkit.vectors_file import read_vectors
 from tests.tiny import tiny_model
@@ -317,6 +318,61 @@ def test_a_file_comes_back_and_is_written_the_same_again(tmp_path: Path) -> None
         assert_same(changed, back)
 
 
+def measured(names: tuple[str, ...], layers: tuple[int, ...], seed: int = 0) -> Cosines:
+    """Made-up cosines with intervals, some of them unknown."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(names)
+    parts = {p: torch.rand(len(layers), n, n, generator=generator).double() for p in PARTS}
+    parts["low"][0, 0, 1] = parts["high"][0, 0, 1] = parts["corrected"][0, 1, 0] = torch.nan
+    return Cosines(names, layers, **parts)
+
+
+def test_cosines_come_back_with_the_file(tmp_path: Path) -> None:
+    bare = vectors()
+    known = measured(tuple(bare), (1, 2, 4))
+    v = SteeringVectors(bare, bare.provenance, known)
+    path = v.save(tmp_path / "v")
+    back = read_vectors(path)
+    assert_same(v, back)
+    assert back.geometry is not None
+    assert (back.geometry.behaviors, back.geometry.layers) == (known.behaviors, known.layers)
+    for part in PARTS:
+        found = getattr(back.geometry, part)
+        torch.testing.assert_close(found, getattr(known, part).float(), equal_nan=True)
+    assert back.save(tmp_path / "again").read_bytes() == path.read_bytes()
+    other = SteeringVectors(bare, bare.provenance, measured(tuple(bare), (1, 2, 4), seed=1))
+    assert other.save(tmp_path / "other").read_bytes() != path.read_bytes()
+    for table in (v.cosines(4), back.cosines(4)):
+        row = table.set_index(["behavior_a", "behavior_b"]).loc[("deduction", "backtracking")]
+        a, b = (bare[name].tensor[2].double() for name in ("deduction", "backtracking"))
+        np.testing.assert_allclose(row["cosine"], float(torch.cosine_similarity(a, b, dim=0)))
+        for part in PARTS[1:]:
+            np.testing.assert_allclose(row[part], float(getattr(known, part)[2, 1, 0]), atol=1e-7)
+    # files made without them have cosines, but know no more of them
+    table = read_vectors(bare.save(tmp_path / "old")).cosines()
+    assert len(table) == 27 and table["cosine"].notna().all()
+    assert table[["corrected", "low", "high"]].isna().all().all()
+
+
+def test_a_subset_keeps_its_cosines(tmp_path: Path) -> None:
+    bare = vectors()
+    v = SteeringVectors(bare, bare.provenance, measured(tuple(bare), (1, 2, 4)))
+    part = v.subset(["uncertainty", "backtracking"])
+    assert tuple(part) == ("uncertainty-estimation", "backtracking")
+    assert part["backtracking"] is v["backtracking"] and part.provenance == v.provenance
+    names = ["behavior_a", "behavior_b", "layer"]
+    expected = v.cosines().set_index(names).loc[part.cosines().set_index(names).index]
+    pd.testing.assert_frame_equal(part.cosines().set_index(names), expected)
+    back = read_vectors(part.save(tmp_path / "part"))
+    assert back.geometry is not None and back.geometry.behaviors == tuple(part)
+    assert v.subset(v).save(tmp_path / "all").read_bytes() == v.save(tmp_path / "v").read_bytes()
+    assert vectors().subset(["deduction"]).geometry is None
+    with pytest.raises(BehaviorError, match="no direction of 'initializing'"):
+        v.subset(["initializing"])
+    with pytest.raises(VectorsError, match="no cosines at layer 3"):
+        v.cosines(3)
+
+
 def test_the_file_holds_no_paths_and_no_times(tmp_path: Path) -> None:
     content = vectors().save(tmp_path / "v.safetensors").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -457,6 +513,21 @@ def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     write({**good, "format": 99})
     with pytest.raises(VectorsError, match=r"newer steerkit.*format 2.*found 99"):
         read_vectors(path)
+    whole = SteeringVectors(vectors(), {}, measured(tuple(vectors()), (1, 2, 4))).save(path)
+    content = whole.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    with_cosines, parts = json.loads(header["__metadata__"]["steerkit"]), load(content)
+    write(with_cosines, {**parts, "cosines.low": torch.zeros(3, 2, 2)})
+    with pytest.raises(VectorsError, match=r"low of the cosines has the wrong shape.*3 x 3 x 3"):
+        read_vectors(path)
+    for meta, some in (
+        (with_cosines, tensors),
+        ({**with_cosines, "cosines": {"behaviors": []}}, parts),
+        ({**with_cosines, "cosines": 3}, parts),
+    ):
+        write(meta, some)
+        with pytest.raises(VectorsError, match="but not one of steering vectors"):
+            read_vectors(path)
     for part, wrong in (
         ("direction", torch.zeros(2, 8)),
         ("direction", torch.zeros(3)),

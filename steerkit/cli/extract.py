@@ -224,7 +224,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_summary(vectors, out, figure, counts), allow_nan=False))
         return
     console = stdout()
-    console.print(_table(vectors))
+    console.print(direction_table(vectors))
     console.print()
     for line in _notes(counts):
         console.print(line, markup=False, soft_wrap=True)
@@ -262,11 +262,12 @@ def _summary(
         "contrast": vectors.provenance["contrast"],
         "method": vectors.provenance["method"],
         "counts": counts,
-        "behaviors": _rows(vectors),
+        "behaviors": direction_rows(vectors),
     }
 
 
-def _rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
+def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
+    """What is known of every direction at its suggested layer, as JSON."""
     rows = vectors.table().to_dict("records")
     measured = ("norm", "split_half", "split_half_shuffled", "auroc")
     return [
@@ -282,7 +283,8 @@ def _rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
     ]
 
 
-def _table(vectors: SteeringVectors) -> Any:
+def direction_table(vectors: SteeringVectors) -> Any:
+    """:func:`direction_rows` as a table for the terminal."""
     columns = [
         "behaviour",
         "spans",
@@ -305,7 +307,7 @@ def _table(vectors: SteeringVectors) -> Any:
                 "none" if row["layer"] is None else str(row["layer"]),
                 row["note"],
             )
-            for row in _rows(vectors)
+            for row in direction_rows(vectors)
         ],
     )
 

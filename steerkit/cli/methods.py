@@ -139,9 +139,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in found.to_dict("records"):
         layer = row["layer"]
-        whole = {k: clean(v) if isinstance(v, float) else v for k, v in row.items()}
+        whole = {str(k): clean(v) if isinstance(v, float) else v for k, v in row.items()}
         rows.append({**whole, "layer": None if layer != layer else int(layer)})
     return rows

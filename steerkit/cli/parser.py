@@ -44,6 +44,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         extract,
         generate,
         importing,
+        inspect,
         layers,
         methods,
         train,
@@ -62,7 +63,17 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Parser
     )
-    for module in (extract, methods, layers, generate, annotate, importing, compare, train):
+    for module in (
+        extract,
+        methods,
+        layers,
+        inspect,
+        generate,
+        annotate,
+        importing,
+        compare,
+        train,
+    ):
         module.add_command(commands, formatter)
     parser.add_argument(
         "--version",
@@ -155,6 +166,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return value
+
+
+def layer_number(text: str) -> int:
+    """An argument that is one layer, counted from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a layer (counted from 0), found {text!r}")
+    return int(text)
 
 
 def layers(text: str) -> tuple[int, ...]:

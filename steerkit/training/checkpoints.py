@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from steerkit.errors import TrainingError
 from steerkit.files import write_text_atomic
-from steerkit.plots import plot_training, save_figure
+from steerkit.plots import save_figure
 from steerkit.training.config import RLConfig, SFTConfig
+from steerkit.training.plots import plot_training
 
 
 @dataclass

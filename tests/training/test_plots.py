@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from steerkit.behaviors import behaviors
-from steerkit.plots import plot_training, save_figure
+from steerkit.plots import save_figure
+from steerkit.training.plots import plot_training
 from steerkit.training.rl import log_columns
 
 
