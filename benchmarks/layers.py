@@ -127,7 +127,7 @@ def markdown(content: dict[str, Any], table: pd.DataFrame) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=96)
+    parser.add_argument("--tasks", type=int, default=40)
     parser.add_argument("--coefficient", type=float, default=0.2)
     parser.add_argument("--tokens", type=int, default=448, help="new tokens of a chain")
     parser.add_argument("--folder", type=Path, default=RESULTS)
