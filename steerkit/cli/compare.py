@@ -41,7 +41,7 @@ If others or shuffled are as large as the cosine, the files do not share the beh
 examples:
   steerkit compare out/base.safetensors out/thinking.safetensors
   steerkit extract --shuffle-labels 0 --out out/shuffled.safetensors
-  steerkit compare out/vectors.safetensors out/r1.safetensors --layer 17 \\
+  steerkit compare out/vectors.safetensors out/r1_rest.safetensors --layer 17 \\
       --shuffled out/shuffled.safetensors --out out/comparison.svg"""
 
 
@@ -73,7 +73,10 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Layers to compare, counted from 0, such as 3,5-9. Default: all that both files have.",
     )
     method.add_argument(
-        "--layer", type=int, metavar="LAYER", help="The layer that the table shows."
+        "--layer",
+        type=int,
+        metavar="LAYER",
+        help="The layer that the table shows. Default: the one that A suggests, or else B.",
     )
     method.add_argument(
         "--shuffled",
