@@ -45,13 +45,13 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
         raise VectorsError("nothing was compared", expected="a table with rows")
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    height = 2.25 + 2.55 * rows
+    height = 2.25 + 2.4 * rows
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(11.0, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
         # text stands above and below the panels: their place is fixed, not fitted to it
-        figure.subplots_adjust(left=0.065, right=0.985, wspace=0.12, hspace=0.5)
+        figure.subplots_adjust(left=0.065, right=0.985, wspace=0.12, hspace=0.4)
         figure.subplots_adjust(top=1 - 0.8 / height, bottom=1.6 / height)
         for panel in axes.flat[len(names) :]:
             panel.set_visible(False)
@@ -81,7 +81,7 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
 
 
 def _curves(axes: Axes, name: str, table: pd.DataFrame, shuffled: pd.DataFrame | None) -> None:
-    color = next((b.color for b in behaviors() if b.name == name), "#7f7f7f")
+    color = _color(name)
     chance = float(table["chance"].iloc[0])
     axes.axhspan(-chance, chance, color=_CHANCE, linewidth=0, zorder=0)
     axes.axhline(0.0, color="#999999", linewidth=0.8, zorder=1)
@@ -119,6 +119,10 @@ def _curves(axes: Axes, name: str, table: pd.DataFrame, shuffled: pd.DataFrame |
         )
 
 
+def _color(name: str) -> str:
+    return next((b.color for b in behaviors() if b.name == name), "#7f7f7f")
+
+
 def _title(table: pd.DataFrame) -> str:
     models = [table.attrs.get(side, {}).get("model") or f"vectors {side}" for side in ("a", "b")]
     if models[0] == models[1]:
@@ -131,7 +135,9 @@ def _handles(table: pd.DataFrame, shuffled: pd.DataFrame | None) -> list[Line2D 
         Line2D([], [], color=INK, linewidth=2.0, label="the same behaviour"),
     ]
     if table.loc[table["matched"], "low"].notna().any():
-        made.append(Patch(color=INK, alpha=0.16, linewidth=0, label="its interval"))
+        # in a colour, since its grey would be that of chance
+        tint = _color(table["behavior_a"].iloc[-1])
+        made.append(Patch(color=tint, alpha=0.3, linewidth=0, label="its interval"))
     if not table["matched"].all():
         made.append(Line2D([], [], color=_OTHER, linewidth=1.2, label="other behaviours"))
     if shuffled is not None:

@@ -35,14 +35,13 @@ the table, one row a behaviour that both files have, at one layer:
   corrected  the cosine without what too little data take from it
   others     the cosine of A's direction with other behaviours of B that is furthest from 0
   shuffled   the cosine that labels shuffled within chains give (--shuffled)
-  chance     what 95 of 100 random directions do not exceed
 
 If others or shuffled are as large as the cosine, the files do not share the behaviour.
 
 examples:
   steerkit compare out/base.safetensors out/thinking.safetensors
   steerkit extract --shuffle-labels 0 --out out/shuffled.safetensors
-  steerkit compare out/vectors.safetensors out/r1.safetensors --layer 17 \\
+  steerkit compare out/vectors.safetensors out/r1_rest.safetensors --layer 17 \\
       --shuffled out/shuffled.safetensors --out out/comparison.svg"""
 
 
@@ -74,7 +73,10 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Layers to compare, counted from 0, such as 3,5-9. Default: all that both files have.",
     )
     method.add_argument(
-        "--layer", type=int, metavar="LAYER", help="The layer that the table shows."
+        "--layer",
+        type=int,
+        metavar="LAYER",
+        help="The layer that the table shows. Default: the one that A suggests, or else B.",
     )
     method.add_argument(
         "--shuffled",
@@ -140,10 +142,15 @@ def run(arguments: argparse.Namespace) -> None:
         return
     console = stdout()
     console.print(_table(found, shuffled, at))
+    chance, width = float(found["chance"].iloc[0]), found.attrs["d_model"]
+    console.print(
+        f"\nChance: 95 of 100 random directions of width {width:,} stay within {chance:.2f}.",
+        soft_wrap=True,
+    )
     for side in ("a", "b"):
         facts = found.attrs[side]
         console.print(
-            f"{'' if side == 'b' else chr(10)}{side.upper()}:      {getattr(arguments, side)} "
+            f"{side.upper()}:      {getattr(arguments, side)} "
             f"(model {facts['model'] or 'unknown'}, contrast {facts['contrast'] or 'unknown'})",
             markup=False,
             soft_wrap=True,
@@ -173,7 +180,7 @@ def _places(
 
 def _table(found: pd.DataFrame, shuffled: pd.DataFrame | None, at: dict[str, int]) -> Any:
     columns = ["behaviour", "layer", "cosine", "low", "high", "corrected", "others"]
-    columns += [*([] if shuffled is None else ["shuffled"]), "chance"]
+    columns += [] if shuffled is None else ["shuffled"]
     rows = []
     for name, layer in at.items():
         here = found[(found["behavior_a"] == name) & (found["layer"] == layer)]
@@ -184,7 +191,7 @@ def _table(found: pd.DataFrame, shuffled: pd.DataFrame | None, at: dict[str, int
             twin = shuffled[(shuffled["behavior_a"] == name) & (shuffled["layer"] == layer)]
             own = twin.loc[twin["matched"], "cosine"]
             cells.append(None if own.empty else own.iloc[0])
-        rows.append((name, str(layer), *map(number, cells), number(same["chance"])))
+        rows.append((name, str(layer), *map(number, cells)))
     if not rows:
         rows = [("no behaviour in both", *[""] * (len(columns) - 1))]
     return table(columns, rows)

@@ -42,7 +42,9 @@ mean norm, and the unit is then norm as for vectors of your own.
 examples:
   steerkit import mean_vectors_deepseek-r1-distill-qwen-1.5b.pt --out out/r1.safetensors \\
       --model-name deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --layer backtracking=17
-  steerkit compare out/vectors.safetensors out/r1.safetensors"""
+  steerkit import mean_vectors_deepseek-r1-distill-qwen-1.5b.pt --contrast rest \\
+      --out out/r1_rest.safetensors
+  steerkit compare out/vectors.safetensors out/r1_rest.safetensors"""
 
 
 def add_command(commands: Any, formatter: Any) -> None:
