@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from steerkit.annotation import agree as agree
     from steerkit.annotation import annotate as annotate
     from steerkit.annotation import read_tagged as read_tagged
     from steerkit.behaviors import Behavior as Behavior
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from steerkit.vectors_file import read_vectors as read_vectors
 
 _HOMES = {
-    "annotation": ("annotate", "read_tagged"),
+    "annotation": ("agree", "annotate", "read_tagged"),
     "behaviors": ("Behavior", "declare"),
     "collection": ("collect",),
     "errors": ("SteerkitError",),

@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     """The parser of ``steerkit``; help is wrapped at ``width`` columns, or the terminal's."""
-    from steerkit.cli import annotate, extract, generate, train
+    from steerkit.cli import agree, annotate, extract, generate, train
 
     formatter: Any = argparse.RawDescriptionHelpFormatter
     if width is not None:
@@ -53,7 +53,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Parser
     )
-    for module in (extract, generate, annotate, train):
+    for module in (extract, generate, annotate, agree, train):
         module.add_command(commands, formatter)
     parser.add_argument(
         "--version",
