@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from steerkit.annotation import agree as agree
     from steerkit.annotation import annotate as annotate
     from steerkit.annotation import read_tagged as read_tagged
     from steerkit.annotation import shuffle_labels as shuffle_labels
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from steerkit.vectors_file import read_vectors as read_vectors
 
 _HOMES = {
-    "annotation": ("annotate", "read_tagged", "shuffle_labels"),
+    "annotation": ("agree", "annotate", "read_tagged", "shuffle_labels"),
     "behaviors": ("Behavior", "declare"),
     "calibration": ("calibrate",),
     "collection": ("collect",),

@@ -63,6 +63,10 @@ class TraceError(SteerkitError, ValueError):
     """A trace, span or traces file that cannot be used."""
 
 
+class AnnotationError(SteerkitError, ValueError):
+    """An annotator, its file, or a pair of annotations that cannot be used."""
+
+
 class WindowError(SteerkitError, ValueError):
     """A window that reads no token of any span."""
 

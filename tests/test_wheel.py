@@ -45,6 +45,8 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
         "tasks/countdown.jsonl",
         "traces/reasoning.jsonl",
         "tasks/reasoning.jsonl",
+        "annotators/rules.toml",
+        "annotators/classifier.safetensors",
         "models/countdown-base/model.safetensors",
         "models/countdown-thinking/model.safetensors",
     ):

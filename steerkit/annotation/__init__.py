@@ -1,36 +1,97 @@
-"""Annotators: chains in, chains with labelled spans out."""
+"""Annotators: chains in, chains with labelled spans out; and how far two of them agree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from steerkit.annotation.grammar import annotate_grammar
+from steerkit.annotation.agreement import Agreement, agree
+from steerkit.annotation.annotator import Annotator
+from steerkit.annotation.classifier import Classifier, read_classifier
+from steerkit.annotation.fitting import cross_annotate, fit_classifier
+from steerkit.annotation.grammar import Grammar, annotate_grammar
+from steerkit.annotation.rules import Rules, read_rules
 from steerkit.annotation.shuffled import shuffle_labels
 from steerkit.annotation.tagged import Unplaced, read_tagged
-from steerkit.errors import TraceError
+from steerkit.errors import AnnotationError
 from steerkit.traces import Trace, Traces
 
 __all__ = [
     "ANNOTATORS",
+    "Agreement",
+    "Annotator",
+    "Classifier",
+    "Grammar",
+    "Rules",
     "Unplaced",
+    "agree",
     "annotate",
     "annotate_grammar",
+    "cross_annotate",
+    "fit_classifier",
+    "read_classifier",
+    "read_rules",
     "read_tagged",
     "shuffle_labels",
 ]
 
-ANNOTATORS: dict[str, Callable[[Iterable[Trace]], Traces]] = {"grammar": annotate_grammar}
-"""Annotators by name."""
+ANNOTATORS: dict[str, Callable[[], Annotator]] = {
+    "grammar": Grammar,
+    "rules": read_rules,
+    "classifier": read_classifier,
+}
+"""Annotators by name, as they come with the package."""
 
 
-def annotate(traces: Trace | Iterable[Trace], annotator: str = "grammar") -> Traces:
-    """Label the thinking sections of chains; spans that were there before are replaced.
+def annotate(
+    traces: Trace | Iterable[Trace],
+    annotator: str | Annotator = "grammar",
+    *,
+    keep_spans: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Traces:
+    """Label the thinking sections of chains; labels that were there before are replaced.
 
-    ``grammar`` is the exact annotator of the bundled models' chains. Raises
-    :class:`TraceError` for a name that is no annotator.
+    Parameters
+    ----------
+    traces:
+        One chain or many.
+    annotator:
+        ``grammar``: the exact annotator of the bundled models' chains, for nothing else.
+        ``rules``: marker phrases, for plain English. ``classifier``: fitted on the bundled
+        chains in plain English. Or an :class:`Annotator`: rules of your own
+        (:func:`read_rules`), a classifier of your own (:func:`fit_classifier`), anything
+        with a ``name`` and ``spans``.
+    keep_spans:
+        Label the spans that are there anew instead of finding sentences.
+    progress:
+        Called with the number of chains done and of all.
+
+    Every trace records the annotator's ``name``. Raises :class:`AnnotationError` for what is
+    no annotator, or one that gives other spans than it was asked for.
     """
-    if annotator not in ANNOTATORS:
-        raise TraceError(
-            f"unknown annotator {annotator!r}", expected="one of " + ", ".join(ANNOTATORS)
+    if isinstance(annotator, str):
+        if annotator not in ANNOTATORS:
+            raise AnnotationError(
+                f"unknown annotator {annotator!r}", expected="one of " + ", ".join(ANNOTATORS)
+            )
+        annotator = ANNOTATORS[annotator]()
+    elif not isinstance(annotator, Annotator):
+        raise AnnotationError(
+            "this is no annotator",
+            expected="a name, or something with a name and spans(traces)",
+            found=type(annotator).__name__,
         )
-    return ANNOTATORS[annotator]([traces] if isinstance(traces, Trace) else traces)
+    listed = Traces([traces] if isinstance(traces, Trace) else traces)
+    labelled: list[Trace] = []
+    for spans in annotator.spans(listed, keep=keep_spans):
+        if len(labelled) < len(listed):
+            labelled.append(listed[len(labelled)].with_spans(spans, annotator.name))
+        if progress is not None:
+            progress(len(labelled), len(listed))
+    if len(labelled) != len(listed):
+        raise AnnotationError(
+            f"the annotator {annotator.name!r} left chains out",
+            expected=f"{len(listed)} lists of spans",
+            found=len(labelled),
+        )
+    return Traces(labelled)

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from steerkit.errors import AnnotationError
 from steerkit.puzzles.grammar import parse_chain
 from steerkit.traces import Span, Trace, Traces
 
 ANNOTATOR = "grammar"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Labels every sentence by the grammar that the bundled models' chains are written in.
+
+    It knows every sentence of that grammar and nothing else: a sentence of any other kind
+    is ``unparsed``, never guessed, so on natural language it labels next to nothing.
+    """
+
+    name: str = ANNOTATOR
+
+    def spans(self, traces: Sequence[Trace], *, keep: bool = False) -> Iterator[list[Span]]:
+        """The sentences of each trace; see :class:`steerkit.annotation.Annotator`.
+
+        Raises :class:`AnnotationError` when spans are to be kept: the grammar cuts its own.
+        """
+        if keep:
+            raise AnnotationError(
+                "the grammar cuts sentences itself",
+                fix="annotate without keeping spans, or use another annotator",
+            )
+        return map(grammar_spans, traces)
 
 
 def grammar_spans(trace: Trace) -> list[Span]:
@@ -23,10 +48,5 @@ def grammar_spans(trace: Trace) -> list[Span]:
 
 
 def annotate_grammar(traces: Iterable[Trace]) -> Traces:
-    """Label every sentence by the grammar that the bundled models' chains are written in.
-
-    It knows every sentence of that grammar and nothing else: a sentence of any other kind
-    is ``unparsed``, never guessed, so on natural language it labels next to nothing. Spans
-    that were there before are replaced.
-    """
+    """Label traces by :class:`Grammar`; spans that were there before are replaced."""
     return Traces(trace.with_spans(grammar_spans(trace), ANNOTATOR) for trace in traces)

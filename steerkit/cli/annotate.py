@@ -9,29 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.cli.chains import print_json
-from steerkit.cli.parser import add_declare_option, add_verbosity
-from steerkit.cli.screen import stderr, stdout
-from steerkit.cli.sources import check_output, declare_all
+from steerkit.cli.parser import add_declare_option, add_verbosity, positive
+from steerkit.cli.screen import progress, status, stderr, stdout
+from steerkit.cli.sources import check_output, declare_all, read_chains
 from steerkit.cli.tables import count, percent, table
-from steerkit.errors import ResourceError
+from steerkit.errors import AnnotationError, ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from steerkit.annotation import Annotator
     from steerkit.traces import Traces
 
 _DESCRIPTION = """\
 Label the sentences of reasoning chains with behaviours.
 
 The annotator grammar is exact: it knows every sentence of the chains that the bundled
-models were trained on. A sentence of any other kind gets the label unparsed and is never
-guessed at, so this annotator is of no use for chains in free language."""
+models were trained on, and nothing else. rules and classifier label plain English:
+rules by marker phrases from a file that you can read and edit, classifier by a model of
+words and context that is fitted on labelled chains. What an annotator does not know gets
+the label unparsed and is never guessed at."""
 
 _EPILOG = """\
 examples:
   steerkit generate --tasks countdown --out out/chains.jsonl
   steerkit annotate out/chains.jsonl
-  steerkit extract --traces out/chains.annotated.jsonl"""
+  steerkit annotate chains.jsonl --annotator classifier --threshold 0.6
+  steerkit annotate chains.jsonl --annotator classifier --fit labelled.jsonl --save mine.safetensors
+  steerkit annotate labelled.jsonl --annotator classifier --folds 10 --keep-spans --out again.jsonl
+  steerkit agree labelled.jsonl again.jsonl --unit spans"""
 
 
 def add_command(commands: Any, formatter: Any) -> None:
@@ -46,22 +52,63 @@ def add_command(commands: Any, formatter: Any) -> None:
         formatter_class=formatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FILE", help="A traces file (JSON lines).")
+    parser.add_argument(
+        "file", metavar="FILE", help="Chains: a traces file (JSON lines) or tagged text."
+    )
     parser.add_argument(
         "--annotator",
         default="grammar",
-        choices=("grammar",),
-        help="Who labels: grammar, the exact annotator of the bundled models' chains. "
-        "Default: %(default)s.",
+        choices=("grammar", "rules", "classifier"),
+        help="Who labels: grammar, the exact annotator of the bundled models' chains; rules, "
+        "marker phrases; classifier, by default the bundled one, which is fitted on the bundled "
+        "chains in plain English. Default: %(default)s.",
+    )
+    parser.add_argument(
+        "--with",
+        dest="source",
+        metavar="FILE",
+        help="The rules file (TOML) or the saved classifier (safetensors) to use instead of the "
+        "bundled one.",
+    )
+    parser.add_argument(
+        "--keep-spans",
+        action="store_true",
+        help="Label the spans that the chains have anew, instead of finding sentences. "
+        "Not for grammar.",
     )
     add_declare_option(parser)
-    parser.add_argument(
+    fitting = parser.add_argument_group("classifier")
+    fitting.add_argument(
+        "--fit",
+        nargs="+",
+        metavar="FILE",
+        help="Fit the classifier on these labelled chains (traces files or tagged text).",
+    )
+    fitting.add_argument(
+        "--folds",
+        type=positive,
+        metavar="N",
+        help="Cross-validate: fit on FILE itself, N times, and label every chain by a classifier "
+        "that saw none of its task.",
+    )
+    fitting.add_argument(
+        "--threshold",
+        type=_share,
+        metavar="P",
+        help="Abstain, with the label unparsed, where no label has at least this probability, "
+        "0 to 1. Default: that of the classifier, 0 for a new one.",
+    )
+    fitting.add_argument(
+        "--save", metavar="FILE", help="Write the fitted classifier, in safetensors format."
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--out",
         metavar="FILE",
         help="The traces file to write; - prints it. Labels that were there before are replaced. "
         "Default: FILE with the ending .annotated.jsonl.",
     )
-    parser.add_argument(
+    output.add_argument(
         "--json",
         action="store_true",
         help="Print the labelled chains as a JSON array; write a file only if --out names one. "
@@ -72,25 +119,28 @@ def add_command(commands: Any, formatter: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Annotate, write or print the chains, show what was found."""
-    from steerkit.annotation import annotate
-    from steerkit.traces import read_traces, write_traces
+    from steerkit.traces import write_traces
 
+    _check(arguments)
     source = Path(arguments.file)
     out = None
     if arguments.out not in (None, "-"):
         out = Path(arguments.out)
     elif arguments.out is None and not arguments.json:
         out = source.with_suffix(".annotated.jsonl")
-    if out is not None:
-        check_output(out)
-        if out.resolve() == source.resolve():
+    for written in (out, arguments.save and Path(arguments.save)):
+        if written is None:
+            continue
+        check_output(written)
+        if written.resolve() == source.resolve():
             raise ResourceError(
                 "the output would overwrite the chains that are read",
-                where=out,
+                where=written,
                 fix="name another file with --out",
             )
     declare_all(arguments.declare)
-    traces = annotate(read_traces(source), arguments.annotator)
+    chains, unplaced = read_chains([arguments.file])
+    traces = _annotated(arguments, chains)
     if out is not None:
         write_traces(traces, out)
     if arguments.json:
@@ -103,8 +153,90 @@ def run(arguments: argparse.Namespace) -> None:
         return
     console = stderr() if printed else stdout()
     _show_counts(console, traces)
+    if unplaced and arguments.keep_spans:
+        console.print(f"{count(len(unplaced), 'tagged part')} could not be placed")
+    if arguments.annotator != "grammar" and len(traces):
+        console.print(f"Annotator: {traces[0].annotator}", markup=False, soft_wrap=True)
+    if arguments.save:
+        console.print(f"Classifier: {arguments.save}", markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"Chains: {out}", markup=False, soft_wrap=True)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    classifier = arguments.annotator == "classifier"
+    wrong = [
+        f"--{name}"
+        for name in ("fit", "folds", "threshold", "save")
+        if getattr(arguments, name) is not None and not classifier
+    ]
+    if arguments.source and arguments.annotator == "grammar":
+        wrong.append("--with")
+    if wrong:
+        raise AnnotationError(
+            f"{', '.join(wrong)}: not for the annotator {arguments.annotator}",
+            fix="name another one with --annotator",
+        )
+    sources = [
+        option
+        for option, given in (
+            ("--with", arguments.source),
+            ("--fit", arguments.fit),
+            ("--folds", arguments.folds),
+        )
+        if given
+    ]
+    if len(sources) > 1:
+        raise AnnotationError(f"{' and '.join(sources)} exclude each other")
+    if arguments.save and not arguments.fit:
+        raise AnnotationError("--save writes what --fit has fitted", fix="give --fit as well")
+
+
+def _annotated(arguments: argparse.Namespace, chains: Traces) -> Traces:
+    from steerkit.annotation import annotate, cross_annotate
+
+    if arguments.folds:
+        with progress("fitting and labelling", "folds") as report:
+            return cross_annotate(
+                chains,
+                folds=arguments.folds,
+                threshold=arguments.threshold or 0.0,
+                keep_spans=arguments.keep_spans,
+                progress=report,
+            )
+    annotator = _annotator(arguments)
+    with progress("labelling", "chains") as report:
+        return annotate(chains, annotator, keep_spans=arguments.keep_spans, progress=report)
+
+
+def _annotator(arguments: argparse.Namespace) -> Annotator:
+    """The annotator that was asked for: bundled, from a file, or fitted now."""
+    from steerkit.annotation import Grammar, fit_classifier, read_classifier, read_rules
+
+    if arguments.annotator == "grammar":
+        return Grammar()
+    if arguments.annotator == "rules":
+        return read_rules(arguments.source)
+    if not arguments.fit:
+        return read_classifier(arguments.source).with_threshold(arguments.threshold)
+    labelled, _ = read_chains(arguments.fit)
+    with status("fitting the classifier"):
+        fitted = fit_classifier(labelled, threshold=arguments.threshold or 0.0)
+    if arguments.save:
+        fitted.save(arguments.save)
+    return fitted
+
+
+def _share(text: str) -> float:
+    """An argument that is a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
 
 
 def _show_counts(console: Console, traces: Traces) -> None:

@@ -39,6 +39,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     """The parser of ``steerkit``; help is wrapped at ``width`` columns, or the terminal's."""
     from steerkit.cli import (
+        agree,
         annotate,
         compare,
         extract,
@@ -70,6 +71,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         inspect,
         generate,
         annotate,
+        agree,
         importing,
         compare,
         train,

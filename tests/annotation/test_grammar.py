@@ -6,7 +6,7 @@ import pytest
 
 from steerkit.annotation import ANNOTATORS, annotate, annotate_grammar
 from steerkit.behaviors import UNPARSED
-from steerkit.errors import TraceError
+from steerkit.errors import AnnotationError
 from steerkit.puzzles.chains import write_chain
 from steerkit.puzzles.tasks import generate_tasks
 from steerkit.traces import Span, Trace, Traces
@@ -79,6 +79,6 @@ def test_annotators_are_chosen_by_name():
     trace = Trace("a", "t", THINKING)
     assert annotate(trace) == annotate([trace], "grammar") == annotate_grammar([trace])
     assert "grammar" in ANNOTATORS and annotate([]) == Traces()
-    with pytest.raises(TraceError, match="unknown annotator 'oracle'") as error:
+    with pytest.raises(AnnotationError, match="unknown annotator 'oracle'") as error:
         annotate(trace, "oracle")
     assert "grammar" in str(error.value)

@@ -7,6 +7,7 @@ from steerkit.annotation import annotate
 from steerkit.puzzles.chains import write_chain
 from steerkit.puzzles.tasks import generate_tasks
 from steerkit.traces import Trace, Traces
+from tests.annotation.test_classifier import planted
 
 
 @pytest.fixture
@@ -58,3 +59,99 @@ def test_a_bad_line_is_named_and_nothing_is_written(run, tmp_path):
     result = run("annotate", "bad.jsonl")
     assert result.code == 2 and "bad.jsonl, line 2" in result.err
     assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+# -- plain English
+
+OWN = "<think>\nOkay, so I need the sum. Wait, no, that can't be right. Purple.\n</think>\n\n7"
+
+
+@pytest.fixture
+def english(tmp_path):
+    chains = [Trace(f"e{i}", f"e{i}", OWN, prompt=f"Sum {i}?") for i in range(3)]
+    return sk.read_traces(sk.write_traces(chains, tmp_path / "english.jsonl"))
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Chains whose labels follow from their words, as a traces file."""
+    return sk.write_traces(planted(12), tmp_path / "labelled.jsonl")
+
+
+def labels_of(traces):
+    return [[span.label for span in trace.spans] for trace in traces]
+
+
+def test_rules_from_the_package_or_a_file(run, english, tmp_path):
+    result = run("annotate", "english.jsonl", "--annotator", "rules")
+    assert (result.code, result.err) == (0, "")
+    found = sk.read_traces(tmp_path / "english.annotated.jsonl")
+    assert labels_of(found) == [["initializing", "backtracking", "unparsed"]] * 3
+    assert found[0].annotator.startswith("rules@") and found[0].annotator in result.out
+    rules = '[[behaviors]]\nname = "colour"\ndefinition = "names one"\n'
+    rules += '[[rules]]\nbehavior = "colour"\nphrases = ["purple"]\n'
+    (tmp_path / "own.toml").write_text(rules)
+    own = run("annotate", "english.jsonl", "--annotator", "rules", "--with", "own.toml", "--json")
+    assert [s["label"] for s in own.json[0]["spans"]] == ["unparsed", "unparsed", "colour"]
+    assert own.json[0]["annotator"] != found[0].annotator
+
+
+def test_a_classifier_is_fitted_saved_and_used_again(run, labelled, tmp_path):
+    sk.write_traces((t.with_spans([], None) for t in planted(4, seed=5)), tmp_path / "bare.jsonl")
+    words = ["annotate", "bare.jsonl", "--annotator", "classifier"]
+    first = run(*words, "--fit", labelled, "--save", "mine.safetensors", "--json", "--quiet")
+    assert first.code == 0, first.err
+    again = run(*words, "--with", "mine.safetensors", "--json", "--quiet")
+    assert again.json == first.json
+    truth = planted(4, seed=5)
+    shown = [[s["label"] for s in trace["spans"]] for trace in first.json]
+    assert shown == labels_of(truth)
+    strict = run(*words, "--with", "mine.safetensors", "--threshold", "1", "--json", "--quiet")
+    assert {s["label"] for trace in strict.json for s in trace["spans"]} == {"unparsed"}
+
+
+def test_folds_label_a_file_by_fits_on_its_other_tasks(run, labelled, tmp_path):
+    result = run(
+        *("annotate", labelled, "--annotator", "classifier", "--folds", 4, "--keep-spans"),
+        *("--out", "again.jsonl"),
+    )
+    assert (result.code, result.err) == (0, "")
+    found = sk.read_traces(tmp_path / "again.jsonl")
+    gold = sk.read_traces(labelled)
+    assert [t.annotator for t in found] == ["classifier, 4-fold"] * 12
+    assert [[(s.start, s.end) for s in t.spans] for t in found] == [
+        [(s.start, s.end) for s in t.spans] for t in gold
+    ]
+    agreed = run("agree", labelled, "again.jsonl", "--unit", "spans", "--json")
+    rows = {row["measure"]: row["value"] for row in agreed.json["summary"]}
+    assert rows["accuracy"] > 0.9
+
+
+def test_tagged_text_can_be_labelled_anew(run, tmp_path):
+    tagged = '["deduction"] Wait, no, that is wrong. ["end-section"]'
+    record = {"response": "<think>Wait, no, that is wrong.</think>7", "annotated_response": tagged}
+    (tmp_path / "tagged.json").write_text(json.dumps([record]))
+    result = run("annotate", "tagged.json", "--annotator", "rules", "--keep-spans", "--json")
+    assert [s["label"] for s in result.json[0]["spans"]] == ["backtracking"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--threshold", "0.5"], "--threshold: not for the annotator grammar"),
+        (["--annotator", "rules", "--fit", "english.jsonl"], "--fit: not for the annotator rules"),
+        (["--with", "x.toml"], "--with: not for the annotator grammar"),
+        (["--keep-spans"], "grammar cuts sentences itself"),
+        (["--annotator", "classifier", "--save", "x"], "Give --fit"),
+        (["--annotator", "classifier", "--fit", "a", "--with", "b"], "exclude each other"),
+        (["--annotator", "classifier", "--threshold", "2"], "number from 0 to 1"),
+        (["--annotator", "classifier", "--with", "none"], "no such classifier"),
+        (["--annotator", "rules", "--with", "none"], "no such rules file"),
+        (["--annotator", "classifier", "--folds", "3"], "at least two labels"),
+        (["--annotator", "classifier", "--fit", "english.jsonl"], "at least two labels"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(run, english, tmp_path, words, message):
+    result = run("annotate", "english.jsonl", *words)
+    assert result.code == 2 and message in result.err, result.err
+    assert [p.name for p in tmp_path.iterdir()] == ["english.jsonl"]
