@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from steerkit.cosine_matrix import PARTS, middle_layer
 from steerkit.errors import VectorsError
-from steerkit.geometry import PARTS, middle_layer
 from steerkit.layers import Layer, layer_numbers
 from steerkit.plots import FAINT, INK, STYLE, ReportFigure, behavior_colors, chains_and_tasks
 from steerkit.vectors import SteeringVectors

@@ -2,148 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from steerkit.behaviors import behavior
+from steerkit.cosine_matrix import Cosines, normalised
 from steerkit.directions import DEFAULT_CONTRAST, defined, replicates
-from steerkit.errors import ExtractionError, VectorsError
-from steerkit.layers import Layers, layer_numbers
+from steerkit.errors import ExtractionError, StatisticsError
 from steerkit.moments import Moments
 from steerkit.reading import REPLICATES
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from steerkit.vectors import Direction
-
 MIN_TASKS = 8
 """Tasks with spans of a behaviour below which no interval of its cosines is given."""
-PARTS = ("cosine", "corrected", "low", "high")
-"""The tensors of :class:`Cosines`; all but the first need the chains."""
-
-
-@dataclass(frozen=True, eq=False)
-class Cosines:
-    """Cosines between the directions of behaviours, by layer.
-
-    Attributes
-    ----------
-    behaviors, layers:
-        Names and model layers, in the order of the tensors' axes.
-    cosine:
-        Of the directions as they are.
-    corrected:
-        Estimate of the cosine that directions from endless data would have: freed of the
-        sampling noise in both. NaN where the directions are too noisy for one.
-    low, high:
-        Ends of its interval; -1 and 1 where the data say nothing, NaN where no interval is
-        known.
-    """
-
-    behaviors: tuple[str, ...]
-    layers: tuple[int, ...]
-    cosine: Float[Tensor, "layer behavior behavior"]
-    corrected: Float[Tensor, "layer behavior behavior"]
-    low: Float[Tensor, "layer behavior behavior"]
-    high: Float[Tensor, "layer behavior behavior"]
-
-    def table(self, layers: Layers | None = None) -> pd.DataFrame:
-        """One row for every layer and ordered pair of behaviours, each with itself included.
-
-        Columns ``behavior_a``, ``behavior_b``, ``layer``, ``cosine``, ``corrected``, ``low``,
-        ``high``. ``layers`` is one layer or several, all by default; :class:`VectorsError` for
-        one that is not there.
-        """
-        import pandas as pd
-
-        asked = self.layers if layers is None else layer_numbers(layers, VectorsError)
-        for layer in asked:
-            if layer not in self.layers:
-                raise VectorsError(
-                    f"no cosines at layer {layer}",
-                    expected="one of layers " + ", ".join(map(str, self.layers)),
-                )
-        parts = [getattr(self, part).tolist() for part in PARTS]
-        rows = []
-        for layer in asked:
-            k = self.layers.index(layer)
-            for i, left in enumerate(self.behaviors):
-                for j, right in enumerate(self.behaviors):
-                    rows.append((left, right, layer, *(part[k][i][j] for part in parts)))
-        return pd.DataFrame(rows, columns=["behavior_a", "behavior_b", "layer", *PARTS])
-
-    def subset(self, behaviors: Iterable[str]) -> Cosines:
-        """Those of these behaviours, in this order; names that are not here are left out."""
-        names = tuple(name for name in behaviors if name in self.behaviors)
-        at = torch.tensor([self.behaviors.index(name) for name in names], dtype=torch.int64)
-        parts = {part: getattr(self, part)[:, at][:, :, at] for part in PARTS}
-        return replace(self, behaviors=names, **parts)
-
-    def with_intervals_of(self, measured: Cosines) -> Cosines:
-        """These cosines, with what ``measured`` knows of the same pairs and layers beside them."""
-        theirs = measured.subset(self.behaviors)
-        at = torch.tensor([i for i, n in enumerate(self.behaviors) if n in theirs.behaviors])
-        parts = {part: getattr(self, part).clone() for part in PARTS[1:]}
-        for i, layer in enumerate(self.layers):
-            if layer in theirs.layers and theirs.behaviors:
-                row = theirs.layers.index(layer)
-                for part, values in parts.items():
-                    values[i, at[:, None], at] = getattr(theirs, part)[row].to(values.dtype)
-        return replace(self, **parts)
-
-
-def between(directions: Mapping[str, Direction]) -> Cosines:
-    """Cosines of directions as they are, at the layers that all of them have; no intervals.
-
-    A direction of length zero has the cosine NaN with every other.
-    """
-    names = tuple(directions)
-    layers = shared_layers(directions)
-    stacked = torch.stack(
-        [torch.stack([directions[n].tensor[directions[n].row(k)] for n in names]) for k in layers]
-    ).double()
-    cosine = _normalised(stacked @ stacked.transpose(-1, -2))
-    unknown = torch.full_like(cosine, torch.nan)
-    return Cosines(names, layers, cosine, *(unknown.clone() for _ in PARTS[1:]))
-
-
-def _normalised(
-    gram: Float64[Tensor, "layer behavior behavior"],
-) -> Float64[Tensor, "layer behavior behavior"]:
-    """Cosines from products; those of a vector of length zero are NaN."""
-    lengths = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    cosine = gram / (lengths[..., :, None] * lengths[..., None, :])
-    same = torch.eye(gram.shape[-1], dtype=torch.bool) & cosine.isfinite()
-    return torch.where(same, 1.0, cosine.clamp(-1.0, 1.0))
-
-
-def shared_layers(directions: Mapping[str, Direction]) -> tuple[int, ...]:
-    """Layers that all directions have, ascending; :class:`VectorsError` where there is none."""
-    listed = [set(direction.layers) for direction in directions.values()]
-    shared = sorted(set.intersection(*listed)) if listed else []
-    if not shared:
-        raise VectorsError("no layer that all directions have", found=f"{len(listed)} directions")
-    return tuple(shared)
-
-
-def middle_layer(directions: Mapping[str, Direction]) -> int:
-    """A layer to look at all directions at: the middle one of those suggested for them.
-
-    The lower of two; where none is suggested, or the directions do not share it, the middle
-    of the layers that all of them have.
-    """
-    shared = shared_layers(directions)
-    suggested = sorted(d.layer for d in directions.values() if d.layer is not None)
-    if suggested and suggested[(len(suggested) - 1) // 2] in shared:
-        return suggested[(len(suggested) - 1) // 2]
-    return shared[len(shared) // 2]
 
 
 def cosines(
@@ -155,13 +29,13 @@ def cosines(
 ) -> Cosines:
     """Cosines between behaviours' directions by layer, freed of noise, with intervals.
 
-    The directions a and b of two behaviours are means over few spans: a + e and b + f with
-    noise e, f. Noise makes both longer, so their cosine is too small; and under contrasts
+    What is extracted for two behaviours is x = a + e and y = b + f: means over few spans, with
+    noise e and f. Noise makes both longer, so their cosine is too small; and under contrasts
     that share spans e and f lie along each other, which shifts it. Both are taken out: the
     expected products of noise, E e.f, E e.e and E f.f, are the covariances of the 64 bootstrap
     replicates over tasks, and
 
-        corrected = (a.b - E e.f) / sqrt((a.a - E e.e) (b.b - E f.f))
+        corrected = (x.y - E e.f) / sqrt((x.x - E e.e) (y.y - E f.f))
 
     (a correction for attenuation: Spearman 1904). The interval is Fieller's (1954) for this
     ratio: numerator and denominator are linear in e and f to first order, and their
@@ -184,14 +58,17 @@ def cosines(
     :class:`Cosines`, float64. What is known of a behaviour with spans in fewer than 8 tasks is
     its cosine alone.
 
-    Raises :class:`ExtractionError` for a behaviour without the spans that the contrast needs.
-    Intervals are about other tasks of the same kind, not about other annotators or models.
+    Raises :class:`ExtractionError` for a behaviour without the spans that the contrast needs,
+    :class:`StatisticsError` for a level that is none. Intervals are about other tasks of
+    the same kind, not about other annotators or models.
 
     Do not take a cosine for likeness of two behaviours before asking what their contrasts
     share: under ``rest`` two rare behaviours beside a frequent one both have its mean taken off,
     so that unrelated means give about 1/2 for that pair; under ``balanced`` k unrelated means
     give -1/(k - 1); under ``overall`` all share the component of all starts of spans.
     """
+    if not 0.0 < level < 1.0:
+        raise StatisticsError("the level of an interval lies between 0 and 1", found=level)
     there = defined(moments, contrast)
     able = [label for i, label in enumerate(moments.labels) if there[0, i]]
     names = able if behaviors is None else list(dict.fromkeys(behavior(n).name for n in behaviors))
@@ -210,7 +87,7 @@ def cosines(
     gram, noise, slopes = (torch.stack(part) for part in zip(*parts, strict=True))
     tasks = torch.tensor([len(moments.tasks[name]) for name in names])
     found = _intervals(gram - noise, slopes, used, tasks, level)
-    return Cosines(tuple(names), moments.layers, _normalised(gram), *found)
+    return Cosines(tuple(names), moments.layers, normalised(gram), *found)
 
 
 def _products(
@@ -242,7 +119,7 @@ def _intervals(
     positive = own > 0
     own = torch.where(positive, own, 1.0)
     bottom = (own[..., :, None] * own[..., None, :]).sqrt()
-    # first-order changes of a.b and of sqrt(a.a b.b) in every replicate
+    # first-order changes of x.y and of sqrt(x.x y.y) in every replicate
     share = slopes.diagonal(dim1=-2, dim2=-1) / own[:, None]
     of_top = slopes + slopes.transpose(-1, -2)
     of_bottom = (share[..., :, None] + share[..., None, :]) * bottom[:, None]

@@ -27,7 +27,7 @@ from steerkit.terms import Term, Terms, as_terms, layer_ranges, number
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerkit.geometry import Cosines
+    from steerkit.cosine_matrix import Cosines
     from steerkit.models import ThinkingModel
     from steerkit.streaming import Progress, TooLong
     from steerkit.traces import Trace
@@ -415,7 +415,7 @@ class SteeringVectors(Mapping[str, Direction]):
         ``layers`` is one layer or several, by default all that every direction has. Raises
         :class:`VectorsError` for one that is not there.
         """
-        from steerkit.geometry import between
+        from steerkit.cosine_matrix import between
 
         found = between(self)
         if self.geometry is not None:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from steerkit.behaviors import Behavior, behaviors, declare
+from steerkit.cosine_matrix import PARTS, Cosines
 from steerkit.errors import ResourceError, SteerkitError, VectorsError
 from steerkit.files import write_bytes_atomic
-from steerkit.geometry import PARTS, Cosines
 from steerkit.vectors import CURVES, NORMS, Direction, SteeringVectors
 
 FORMAT = 2

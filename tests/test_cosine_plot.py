@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from steerkit.cosine_matrix import PARTS, Cosines, between
 from steerkit.cosine_plot import plot_cosines
 from steerkit.errors import VectorsError
-from steerkit.geometry import PARTS, Cosines, between
 from steerkit.plots import save_figure
 from steerkit.vectors import SteeringVectors
 from tests.test_plots import made

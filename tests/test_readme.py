@@ -206,6 +206,7 @@ def test_the_page_on_directions_runs_from_top_to_bottom(capsys):
     assert len(names["choice"].layers) == 6 and "predicted" in printed
 
 
+@pytest.mark.slow
 def test_the_page_on_geometry_runs_from_top_to_bottom(capsys):
     names: dict[str, object] = {}
     page = ROOT / "docs" / "geometry.md"

@@ -17,8 +17,8 @@ from safetensors.torch import load, save
 
 import steerkit as sk
 from steerkit.behaviors import behaviors
+from steerkit.cosine_matrix import PARTS, Cosines
 from steerkit.errors import BehaviorError, ResourceError, SteeringError, VectorsError
-from steerkit.geometry import PARTS, Cosines
 from steerkit.vectors import UNITS, Direction, SteeringVectors, Term, Terms, as_terms
 from steerkit.vectors_file import read_vectors
 from tests.tiny import tiny_model

@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
                 fix="name another file with --figure",
             )
     with status("reading vectors"):
-        from steerkit.geometry import middle_layer
+        from steerkit.cosine_matrix import middle_layer
         from steerkit.vectors_file import read_vectors
 
         vectors = read_vectors(arguments.vectors)
