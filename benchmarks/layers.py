@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from real_measures import code_digest, machine
 import steerkit as sk
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-from steerkit.layer_choice.scores import CHEAP, chosen_layers, score_layers
+from steerkit.layer_choice.scores import CHEAP, SCORES, chosen_layers, score_layers
 from steerkit.layer_plot import plot_layer_scores
 from steerkit.plots import save_figure
 
@@ -134,7 +133,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(scores: Sequence[str] = (*CHEAP, "sweep")) -> int:
+def main() -> int:
     options, started = arguments(), time.perf_counter()
     model = sk.load("countdown-thinking")
     traces = sk.read_traces(sk.data("traces/countdown.jsonl"))
@@ -144,14 +143,14 @@ def main(scores: Sequence[str] = (*CHEAP, "sweep")) -> int:
         model,
         vectors,
         traces,
-        scores=scores,
+        scores=SCORES,
         coefficient=options.coefficient,
         tasks=tasks,
         annotate=sk.annotate,
         max_new_tokens=options.tokens,
         batch_size=512,
     )
-    chosen = {score: chosen_layers(table, score) for score in scores}
+    chosen = {score: chosen_layers(table, score) for score in SCORES}
     content = {
         "model": model.name,
         "tasks": len(tasks),

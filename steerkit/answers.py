@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
+from steerkit.errors import TaskError
 from steerkit.tasks import Task
 from steerkit.traces import Trace
+
+if TYPE_CHECKING:
+    from steerkit.puzzles.tasks import Puzzle
 
 _MARKED = re.compile(r"(?:\*\*)?(?:final )?answer\s*(?:\*\*)?\s*[:=]\s*(.+)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -31,13 +36,12 @@ def correct(trace: Trace, task: Task | None = None) -> bool | None:
     return bool(marked) and _plain(marked[-1]) == _plain(task.answer)
 
 
-def _puzzle(trace: Trace):  # type: ignore[no-untyped-def]
-    from steerkit.errors import SteerkitError
+def _puzzle(trace: Trace) -> Puzzle | None:
     from steerkit.puzzles.tasks import parse_prompt
 
     try:
         return parse_prompt(trace.prompt or "")
-    except SteerkitError:
+    except TaskError:
         return None
 
 

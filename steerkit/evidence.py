@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,12 +51,21 @@ class Evidence:
         """Of span means within behaviours, by layer (:func:`steerkit.covariance.precision`)."""
         return precision(self.moments)
 
+    @property
+    def span_means(self) -> SpanMeans:
+        """The means of single spans; :class:`ExtractionError` where none were kept."""
+        if self.samples is None:
+            raise ExtractionError(
+                "the means of single spans were not kept",
+                fix="name every method that is to be used when the chains are read",
+            )
+        return self.samples
+
     def directions(
         self,
         method: str,
         contrast: str,
         asked: Sequence[str] | None = None,
-        told: Callable[[int, int], None] | None = None,
     ) -> dict[str, Float64[Tensor, "layer d_model"]]:
         """Raw directions by behaviour, all that are defined or those asked for.
 
@@ -79,8 +88,7 @@ class Evidence:
             white = contrast_of(moments, contrast, whitening=self.precision)[rows]
             scaled = white / white.norm(dim=-1, keepdim=True) * lengths[..., None]
             return dict(zip(wanted, scaled, strict=True))
-        assert self.samples is not None
-        found = fitted_directions(method, contrast, self.samples, lengths, wanted, told)
+        found = fitted_directions(method, contrast, self.span_means, lengths, wanted)
         lacking = [name for name in asked or () if name not in found]
         if lacking or not found:
             raise _undefined(moments, contrast, lacking)
@@ -103,7 +111,6 @@ class Evidence:
                 name: Reliability(halves.get(name), shuffled.get(name), cones.get(name))
                 for name in layers
             }
-        assert self.samples is not None
         found = {}
         for name, index in layers.items():
             curves = [torch.full((len(self.moments.layers),), torch.nan).double() for _ in "ab"]
@@ -112,7 +119,7 @@ class Evidence:
                     curve[index] = fitted_split_half(
                         method,
                         contrast,
-                        self.samples,
+                        self.span_means,
                         name,
                         index,
                         shuffled=mixed,

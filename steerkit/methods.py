@@ -171,11 +171,10 @@ def fitted_directions(
     means: SpanMeans,
     lengths: Float64[Tensor, "label layer"],
     labels: Sequence[str],
-    told: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float64[Tensor, "layer d_model"]]:
     """Directions of several behaviours at every layer, scaled to ``lengths``.
 
-    ``told`` is called with layers done and layers in all. Behaviours with fewer than two spans,
+    Behaviours with fewer than two spans,
     or fewer than two to be set against, are left out.
     """
     spans, rows = means.spans, dict[str, list[Tensor]]()
@@ -185,8 +184,6 @@ def fitted_directions(
             found = fitted_direction(method, contrast, label, samples, spans)
             if found is not None:
                 rows.setdefault(label, []).append(found * lengths[k, index])
-        if told is not None:
-            told(index + 1, len(means.layers))
     return {label: torch.stack(found) for label, found in rows.items()}
 
 

@@ -142,8 +142,8 @@ def _bisected(
             good[sign] = limit
         else:
             bad[sign] = limit
-    while open_ := [sign for sign in bad if bad[sign] - good[sign] > tolerance]:
-        middle = {sign: round((good[sign] + bad[sign]) / 2, 4) for sign in open_}
+    while unsettled := [sign for sign in bad if bad[sign] - good[sign] > tolerance]:
+        middle = {sign: round((good[sign] + bad[sign]) / 2, 4) for sign in unsettled}
         run(sign * c for sign, c in middle.items())
         for sign, c in middle.items():
             (good if tried[sign * c][what] else bad)[sign] = c

@@ -183,17 +183,17 @@ def learning_curve(
     halves = split_half(moments, name, whitening)
     rows = []
     for (label, share), pairs in found.items():
-        size_ = sum(n for n, _ in pairs) / len(pairs)
+        average = sum(n for n, _ in pairs) / len(pairs)
         noise = noise_spans(moments, halves, label, i)
         rows.append(
             {
                 "behavior": label,
                 "layer": layer,
                 "share": share,
-                "spans": size_,
+                "spans": average,
                 "cosine": sum(cosine for _, cosine in pairs) / len(pairs),
                 "pairs": len(pairs),
-                "predicted": math.nan if noise is None else 1 / (1 + noise / size_),
+                "predicted": math.nan if noise is None else 1 / (1 + noise / average),
             }
         )
     columns = ["behavior", "layer", "share", "spans", "cosine", "pairs", "predicted"]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from steerkit.layer_choice.choice import LayerChoice
-    from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
 CHEAP = ("auroc", "gradient", "gain", "effect", "published")
@@ -204,19 +203,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(_summary(scores, choice, out, figure), allow_nan=False))
         return
-    _show(scores, choice, vectors, traces, arguments)
+    _show(scores, choice, vectors)
     console = stdout()
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     console.print(f"Figure:  {figure}", markup=False, soft_wrap=True)
 
 
-def _show(
-    scores: pd.DataFrame,
-    choice: LayerChoice,
-    before: SteeringVectors,
-    traces: Traces,
-    arguments: argparse.Namespace,
-) -> None:
+def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) -> None:
     console = stdout()
     names = list(dict.fromkeys(scores.score))
     for behavior, part in scores.groupby("behavior", sort=False):

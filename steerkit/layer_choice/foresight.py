@@ -203,10 +203,10 @@ def area_intervals(
             continue
         rows = []
         for values in seen.projections[..., k]:
-            areas_ = _weighted_areas(values[own], values[~own], weights[:, own], weights[:, ~own])
-            drawn_areas = areas_[1:][~areas_[1:].isnan()]
+            curve = _weighted_areas(values[own], values[~own], weights[:, own], weights[:, ~own])
+            drawn_areas = curve[1:][~curve[1:].isnan()]
             edges = torch.quantile(drawn_areas, torch.tensor([0.025, 0.975]).double())
-            rows.append(torch.stack([areas_[0], *edges]))
+            rows.append(torch.stack([curve[0], *edges]))
         found.append(torch.stack(rows))
     return found
 
@@ -221,8 +221,8 @@ def _weighted_areas(
     below = sums[:, torch.searchsorted(ordered, positive)]
     upto = sums[:, torch.searchsorted(ordered, positive, right=True)]
     total = own.sum(dim=1) * sums[:, -1]
-    areas_ = (own * (below + upto)).sum(dim=1) / (2 * total)
-    return torch.where(total > 0, areas_, torch.nan)
+    weighted = (own * (below + upto)).sum(dim=1) / (2 * total)
+    return torch.where(total > 0, weighted, torch.nan)
 
 
 def areas(
