@@ -55,8 +55,8 @@ def read_model(folder: str, dtype: str, device: str) -> Any:
     config = AutoConfig.from_pretrained(folder)
     stored = json.loads((Path(folder) / "config.json").read_text())
     rope = stored.get("rope_parameters") or {}
-    # transformers 4 looks for it elsewhere and would fall back to 10,000
-    if "rope_theta" in rope and not getattr(config, "rope_parameters", None):
+    # transformers 4 keeps what it does not know as an attribute, and computes with its own 10,000
+    if "rope_theta" in rope and hasattr(config, "rope_theta"):
         config.rope_theta = rope["rope_theta"]
     hf = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype))
     return unending(hf.to(device).eval().requires_grad_(False))
