@@ -53,13 +53,19 @@ def read_model(folder: str, dtype: str, device: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
-    stored = json.loads((Path(folder) / "config.json").read_text())
-    rope = stored.get("rope_parameters") or {}
-    # transformers 4 keeps what it does not know as an attribute, and computes with its own 10,000
-    if "rope_theta" in rope and hasattr(config, "rope_theta"):
-        config.rope_theta = rope["rope_theta"]
+    set_rotary_base(config, json.loads((Path(folder) / "config.json").read_text()))
     hf = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype))
     return unending(hf.to(device).eval().requires_grad_(False))
+
+
+def set_rotary_base(config: Any, stored: dict[str, Any]) -> None:
+    """Give transformers 4 the base that transformers 5 stored among ``rope_parameters``.
+
+    It keeps what it does not know as an attribute, and computes with its own 10,000.
+    """
+    rope = stored.get("rope_parameters") or {}
+    if "rope_theta" in rope and hasattr(config, "rope_theta"):
+        config.rope_theta = rope["rope_theta"]
 
 
 def unending(hf: Any) -> Any:

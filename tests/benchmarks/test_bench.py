@@ -6,9 +6,11 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bench_cases import Aim, Case, Unavailable, mark, rows
+from bench_contenders import set_rotary_base
 from bench_processes import Process
 from bench_repetitions import alike, fastest, interleave, ratio, spread, verdict
 from bench_report import draw, markdown
@@ -177,3 +179,16 @@ def test_a_process_that_fails_dies_or_hangs_is_unavailable(script) -> None:
         pytest.raises(Unavailable, match="no answer to 'sleep'"),
     ):
         process.ask("sleep")
+
+
+def test_transformers_4_gets_the_rotary_base_that_transformers_5_stored() -> None:
+    stored = {"rope_parameters": {"rope_theta": 100_000.0, "rope_type": "default"}}
+    older = SimpleNamespace(rope_theta=10_000.0, rope_parameters=stored["rope_parameters"])
+    newer = SimpleNamespace(rope_parameters=stored["rope_parameters"])
+    set_rotary_base(older, stored)
+    set_rotary_base(newer, stored)
+    assert older.rope_theta == 100_000.0
+    assert not hasattr(newer, "rope_theta")
+    older.rope_theta = 500.0
+    set_rotary_base(older, {"rope_theta": 500.0})  # a folder of transformers 4 says it itself
+    assert older.rope_theta == 500.0
