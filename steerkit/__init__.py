@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from steerkit.behaviors import Behavior as Behavior
     from steerkit.behaviors import declare as declare
     from steerkit.calibration import calibrate as calibrate
+    from steerkit.chain_statistics import describe_chains as describe_chains
+    from steerkit.chain_statistics_plot import plot_chain_statistics as plot_chain_statistics
+    from steerkit.chat_log import read_chat_log as read_chat_log
     from steerkit.collection import collect as collect
     from steerkit.comparison import compare_directions as compare_directions
     from steerkit.comparison_plot import plot_comparison as plot_comparison
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from steerkit.moments import Moments as Moments
     from steerkit.places import Mask as Mask
     from steerkit.places import Steps as Steps
+    from steerkit.plain_chains import read_plain_chains as read_plain_chains
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.published import read_published as read_published
@@ -53,11 +57,15 @@ if TYPE_CHECKING:
     from steerkit.vectors import Direction as Direction
     from steerkit.vectors import SteeringVectors as SteeringVectors
     from steerkit.vectors_file import read_vectors as read_vectors
+    from steerkit.viewing import show as show
 
 _HOMES = {
     "annotation": ("agree", "annotate", "read_tagged", "shuffle_labels"),
     "behaviors": ("Behavior", "declare"),
     "calibration": ("calibrate",),
+    "chain_statistics": ("describe_chains",),
+    "chain_statistics_plot": ("plot_chain_statistics",),
+    "chat_log": ("read_chat_log",),
     "collection": ("collect",),
     "comparison": ("compare_directions",),
     "comparison_plot": ("plot_comparison",),
@@ -71,6 +79,7 @@ _HOMES = {
     "method_comparison": ("compare_methods",),
     "models": ("ThinkingModel",),
     "moments": ("Moments",),
+    "plain_chains": ("read_plain_chains",),
     "plots": ("plot_layers",),
     "places": ("Mask", "Steps"),
     "positions": ("Window",),
@@ -83,6 +92,7 @@ _HOMES = {
     "traces": ("Trace", "Traces", "read_traces", "write_traces"),
     "vectors": ("Direction", "SteeringVectors"),
     "vectors_file": ("read_vectors",),
+    "viewing": ("show",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

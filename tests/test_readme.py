@@ -223,6 +223,21 @@ def test_the_page_on_geometry_runs_from_top_to_bottom(capsys):
     assert set(tokens) & {"dead", "turn", "another", "else", "wait", "Wait", "work"}
 
 
+def test_the_page_on_seeing_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "seeing.md"
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "ChainView(5 chains, 2 annotators" in printed and "of doubts are gone" in printed
+    assert (tmp_path / "chains.html").stat().st_size > 10_000
+    ((_, log),) = blocks(page, "json")
+    (tmp_path / "log.jsonl").write_text(log)
+    ((trace,), unread) = sk.read_chat_log(tmp_path / "log.jsonl")
+    assert (trace.id, trace.answer, unread) == ("sheep-1", "9", [])
+
+
 # -- examples of file formats
 
 

@@ -40,6 +40,8 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"steerkit", next(name for name in tops if name.endswith(".dist-info"))}
+    for asset in ("page.css", "page.js"):
+        assert f"steerkit/viewing/{asset}" in names
     for needed in (
         "traces/countdown.jsonl",
         "tasks/countdown.jsonl",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.cli.parser import add_declare_option, add_verbosity, positive
 from steerkit.cli.screen import status, stdout
-from steerkit.cli.sources import declare_all, read_chains
+from steerkit.cli.sources import declare_all, load_tokenizer, read_chains
 from steerkit.cli.tables import MISSING, count, number, table
 from steerkit.errors import ResourceError
 
@@ -133,23 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _tokenizer(name: str) -> Tokenize:
-    from transformers import AutoTokenizer
-
-    from steerkit.resources import bundled_models
-
-    source = bundled_models().get(name, name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as problem:
-        raise ResourceError(
-            "no tokenizer could be loaded", found=str(problem).splitlines()[0], where=name
-        ) from None
-    if not tokenizer.is_fast:
-        raise ResourceError(
-            "the tokenizer does not tell where its tokens stand",
-            expected="a fast tokenizer",
-            where=name,
-        )
+    tokenizer = load_tokenizer(name)
 
     def tokenize(text: str) -> list[tuple[int, int]]:
         encoded = tokenizer(

@@ -48,6 +48,8 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         inspect,
         layers,
         methods,
+        show,
+        stats,
         train,
     )
 
@@ -72,6 +74,8 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         generate,
         annotate,
         agree,
+        show,
+        stats,
         importing,
         compare,
         train,
@@ -104,16 +108,16 @@ def add_verbosity(parser: argparse.ArgumentParser, default: Any = argparse.SUPPR
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL) -> None:
     """The options that say which model is loaded, where and how; see :func:`load_model`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default=default,
         metavar="MODEL",
         help="The thinking model: a bundled name, a folder in Hugging Face format, or a name on "
         "the Hugging Face Hub such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B. "
-        "Default: %(default)s.",
+        f"Default: {default or 'none'}.",
     )
     group.add_argument(
         "--revision",

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from steerkit.behaviors import Behavior, behaviors, declare
 from steerkit.errors import ResourceError, TraceError
@@ -45,6 +45,28 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
         )
 
 
+def load_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a bundled model, a folder, or a model on the Hub."""
+    from transformers import AutoTokenizer
+
+    from steerkit.resources import bundled_models
+
+    source = bundled_models().get(name, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as problem:
+        raise ResourceError(
+            "no tokenizer could be loaded", found=str(problem).splitlines()[0], where=name
+        ) from None
+    if not tokenizer.is_fast:
+        raise ResourceError(
+            "the tokenizer does not tell where its tokens stand",
+            expected="a fast tokenizer",
+            where=name,
+        )
+    return tokenizer
+
+
 def declare_all(names: Iterable[str]) -> None:
     """Declare behaviours by name; those known already stay as they are."""
     for name in names:
@@ -55,23 +77,31 @@ def declare_all(names: Iterable[str]) -> None:
 
 
 def read_chains(paths: Sequence[str]) -> tuple[Traces, list[Unplaced]]:
-    """Chains of traces files and of tagged text, and the tagged parts that are no spans.
+    """Chains of files in any format, and the parts of tagged text that are no spans.
 
-    Raises :class:`ResourceError` and :class:`TraceError`, the latter also for a chain's id
-    that occurs in two files.
+    Formats are told apart by :func:`chain_format`. What a chat log holds beside chains is
+    counted in a warning. Raises :class:`ResourceError` and :class:`TraceError`, the latter also
+    for a chain's id that occurs in two files.
     """
     from steerkit.annotation import read_tagged
+    from steerkit.chat_log import read_chat_log
+    from steerkit.plain_chains import read_plain_chains
     from steerkit.traces import Traces, read_traces
 
     chains: list[Trace] = []
     unplaced: list[Unplaced] = []
     seen: dict[str, str] = {}
     for path in paths:
-        if is_tagged(path):
-            found, lost = read_tagged(path)
-            unplaced += lost
-        else:
-            found = read_traces(path)
+        match chain_format(path):
+            case "tagged":
+                found, lost = read_tagged(path)
+                unplaced += lost
+            case "chat":
+                found, _ = read_chat_log(path)
+            case "plain":
+                found = read_plain_chains(path)
+            case _:
+                found = read_traces(path)
         for trace in found:
             if trace.id in seen:
                 raise TraceError(
@@ -84,19 +114,48 @@ def read_chains(paths: Sequence[str]) -> tuple[Traces, list[Unplaced]]:
     return Traces(chains), unplaced
 
 
-def is_tagged(path: str) -> bool:
-    """Whether a file holds tagged text: a JSON list, or lines with ``annotated_response``."""
-    if not Path(path).is_file():
-        return False
-    with Path(path).open("rb") as lines:
-        line = next((line for line in lines if line.strip()), b"").strip()
-    if line.startswith(b"["):
-        return True
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return False  # the reader of traces files says what is wrong, and where
-    return isinstance(record, dict) and "annotated_response" in record
+def chain_format(path: str) -> Literal["traces", "tagged", "chat", "plain"]:
+    """The format of a file of chains, by its name and its first record.
+
+    ``plain``: a name that ends in .txt or .md, or JSON strings. ``chat``: records with
+    messages or completions. ``tagged``: records with ``annotated_response``, or a JSON list of
+    records that are nothing else. ``traces``: whatever remains; its reader says what is wrong.
+    """
+    from steerkit.chat_log import is_chat_record
+
+    file = Path(path)
+    if file.suffix.lower() in (".txt", ".md"):
+        return "plain"
+    if not file.is_file():
+        return "traces"
+    first, listed = _first_record(file)
+    if isinstance(first, str):
+        return "plain"
+    if is_chat_record(first):
+        return "chat"
+    if listed or (isinstance(first, dict) and "annotated_response" in first):
+        return "tagged"
+    return "traces"
+
+
+def _first_record(file: Path) -> tuple[Any, bool]:
+    """The first JSON value of a file of lines, or of a list; and whether it is a list."""
+    from steerkit.chat_log import is_chat_record
+
+    with file.open("rb") as lines:
+        line = next((line for line in lines if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            if line.strip()[:1] not in (b"[", b"{"):
+                return None, False
+            try:  # one value over many lines
+                value = json.loads(line + lines.read())
+            except (ValueError, RecursionError):
+                return None, line.strip().startswith(b"[")
+    if isinstance(value, list) and not is_chat_record(value):
+        return (value[0] if value else None), True
+    return value, False
 
 
 def read_prompts(prompts: Sequence[str], tasks: str | None) -> list[str | Task]:

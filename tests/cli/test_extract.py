@@ -4,7 +4,7 @@ import math
 import pytest
 
 import steerkit as sk
-from steerkit.cli.sources import is_tagged
+from steerkit.cli.sources import chain_format
 from steerkit.traces import Traces
 from tests.tiny import SENTENCES, tiny_traces
 
@@ -120,7 +120,7 @@ def test_tagged_text_is_read_and_what_could_not_be_placed_is_shown(
     records = [tagged(trace) for trace in sk.read_traces(chains)]
     whole = json.dumps(records) if name.endswith(".json") else "\n".join(map(json.dumps, records))
     (tmp_path / name).write_text(whole)
-    assert is_tagged(name) and not is_tagged(str(chains))
+    assert (chain_format(name), chain_format(str(chains))) == ("tagged", "traces")
     words = ["extract", "--model", model_folder, "--no-figure", "--traces"]
     expected = run(*words, chains, "--json").json
     result = run(*words, name, "--json")

@@ -1,0 +1,350 @@
+"""Chat logs: chains of thought in what OpenAI-compatible servers answer and clients keep."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steerkit.errors import ResourceError, TraceError
+from steerkit.files import parse_json, refuse_surrogates
+from steerkit.traces import THINK, Trace, Traces
+
+_log = logging.getLogger(__name__)
+
+REASONING = ("reasoning_content", "reasoning")
+"""Fields of an assistant's message that hold its chain: DeepSeek and vLLM, newer vLLM."""
+CUT_OFF = ("length", "max_tokens")
+"""Reasons to finish by which the token limit cut a chain off."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A part of a chat log that is no chain, and why.
+
+    ``reason`` is ``no reasoning`` (an answer without a chain), ``no answer`` (a record without
+    an assistant's message, such as a request alone), ``error`` (a server's), ``stream chunk``
+    (a piece of a streamed answer), ``two reasonings`` (fields that contradict each other),
+    ``think string inside`` (a chain that holds ``</think>``), ``no text`` (content that is
+    none), ``not JSON`` or ``no chat record``. ``text`` is its beginning.
+    """
+
+    where: str
+    reason: str
+    text: str
+
+
+class _Answer(NamedTuple):
+    """An assistant's message, what came before it, and why it ended."""
+
+    message: Mapping[str, Any]
+    context: Sequence[Any]
+    finish: str | None
+
+
+class _NoChainError(Exception):
+    """Why a message gives no chain; reported as :class:`Unread`."""
+
+
+def read_chat_log(path: str | Path) -> tuple[Traces, list[Unread]]:
+    """Read chains of thought from a chat log: JSON lines, a JSON list, or one JSON object.
+
+    A record is one of
+
+    - a conversation, ``{"messages": [...]}`` or the bare list of messages: every message of
+      the assistant that holds a chain becomes a trace;
+    - a chat completion, ``{"choices": [{"message": ..., "finish_reason": ...}]}``, alone or
+      under ``response`` (as ``response.body`` in batch files), with the request's
+      ``messages`` beside it or under ``request`` or ``body``, where they were kept: every
+      choice becomes a trace.
+
+    The chain is the message's ``reasoning_content`` (DeepSeek, vLLM) or ``reasoning`` (newer
+    vLLM, OpenRouter), a content part of type ``thinking``, or stands between think strings in
+    its ``content``. The response is spelled as R1 does, ``<think>``, chain, ``</think>``,
+    content, each on lines of its own: servers drop the think strings, and often the white space
+    around them, so that it can differ from what the model wrote in white space.
+
+    The prompt is the last message of the user before the answer. A trace holds no more, so
+    system messages, earlier turns and parts that are no text are counted by role or type
+    under ``metadata.left_out``, and a model that reads the trace again does not see them.
+    ``finish_reason`` is kept there too; by it a chain that was cut off is marked as such.
+
+    Ids are the record's ``custom_id`` or ``id``, or else the file's name and the record's
+    number; where several chains have one they get numbers too. ``task_id``, ``category`` and
+    ``model`` are taken over.
+
+    Returns the traces, and everything that is no chain. Raises :class:`ResourceError` for a
+    missing file and :class:`TraceError` for one without any chain.
+    """
+    file = Path(path)
+    unread: list[Unread] = []
+    traces: list[Trace] = []
+    taken: set[str] = set()
+    for number, (where, record) in enumerate(_records(file, unread)):
+        found = list(_chains(record, where, unread))
+        facts = record if isinstance(record, dict) else {}
+        base = _word(facts, "custom_id", "id") or f"{file.stem}-{number}"
+        for count, (response, answer, metadata) in enumerate(found):
+            name = _free(base if len(found) == 1 else f"{base}-{count}", taken)
+            prompt, left_out = _prompt(answer.context)
+            if left_out:
+                metadata["left_out"] = left_out
+            traces.append(
+                Trace(
+                    id=name,
+                    task_id=_word(facts, "task_id") or base,
+                    category=_word(facts, "category") or "",
+                    prompt=prompt,
+                    response=response,
+                    model=_model(facts),
+                    metadata=metadata,
+                )
+            )
+    reasons = ", ".join(f"{n:,} {r}" for r, n in Counter(u.reason for u in unread).items())
+    if not traces:
+        raise TraceError(
+            "the chat log holds no chain of thought",
+            expected="an assistant's message with reasoning_content or reasoning",
+            found=reasons or "no record",
+            where=path,
+        )
+    if unread:
+        _log.warning(
+            "%s: %d chains read, %d parts are no chains (%s); the first: %s",
+            *(path, len(traces), len(unread), reasons, unread[0].where),
+        )
+    partial = sum("left_out" in trace.metadata for trace in traces)
+    if partial:
+        _log.warning(
+            "%s: %d of %d chains saw more than their prompt: system messages, earlier turns or "
+            "parts that are no text (metadata.left_out)",
+            *(path, partial, len(traces)),
+        )
+    return Traces(traces), unread
+
+
+def is_chat_record(record: Any) -> bool:
+    """Whether a JSON value is a conversation, a completion or a request of a chat."""
+    if isinstance(record, list):
+        return bool(record) and all(isinstance(m, dict) and "role" in m for m in record)
+    return isinstance(record, dict) and (
+        _completion(record) is not None or _context(record) is not None
+    )
+
+
+def _records(file: Path, unread: list[Unread]) -> Iterator[tuple[str, Any]]:
+    """Every record with its place; lines that are no JSON are reported."""
+    if not file.is_file():
+        raise ResourceError(
+            "no such file" if not file.exists() else "not a file",
+            where=file,
+            fix="check the path; relative paths start at the current folder",
+        )
+    content = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        whole = parse_json(content, TraceError, file, expected="JSON")
+    except TraceError:
+        records = list(_lines(content, file, unread))
+    else:
+        several = isinstance(whole, list) and not is_chat_record(whole)
+        listed = whole if several else [whole]
+        records = [(f"{file}, record {number}", record) for number, record in enumerate(listed)]
+    for where, record in records:
+        try:
+            refuse_surrogates(record, TraceError, where)
+        except TraceError as problem:
+            unread.append(Unread(where, "no text", problem.problem))
+            continue
+        yield where, record
+
+
+def _lines(content: bytes, file: Path, unread: list[Unread]) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            yield where, parse_json(line, TraceError, where, expected="JSON")
+        except TraceError:
+            beginning = line[:80].decode("utf-8", errors="replace")
+            unread.append(Unread(where, "not JSON", beginning))
+
+
+def _chains(
+    record: Any, where: str, unread: list[Unread]
+) -> Iterator[tuple[str, _Answer, dict[str, Any]]]:
+    """Response, answer and metadata of every chain in a record; what is none is reported."""
+    beginning = json.dumps(record, ensure_ascii=False)[:80]
+    if not is_chat_record(record):
+        reason = "error" if isinstance(record, dict) and record.get("error") else "no chat record"
+        unread.append(Unread(where, reason, beginning))
+        return
+    answers = list(_answers(record))
+    if not answers:
+        streamed = isinstance(record, dict) and any(
+            isinstance(c, dict) and "delta" in c for c in _completion(record) or ()
+        )
+        failed = isinstance(record, dict) and record.get("error")
+        reason = "stream chunk" if streamed else "error" if failed else "no answer"
+        unread.append(Unread(where, reason, beginning))
+    for answer in answers:
+        try:
+            response = _response(answer)
+        except _NoChainError as problem:
+            text = json.dumps(answer.message, ensure_ascii=False)[:80]
+            unread.append(Unread(where, str(problem), text))
+            continue
+        metadata: dict[str, Any] = {}
+        if answer.finish is not None:
+            metadata["finish_reason"] = answer.finish
+        if answer.finish in CUT_OFF:
+            metadata["truncated"] = True
+        yield response, answer, metadata
+
+
+def _answers(record: Any) -> Iterator[_Answer]:
+    choices = None if isinstance(record, list) else _completion(record)
+    context = record if isinstance(record, list) else _context(record) or []
+    if choices is not None:
+        for choice in choices:
+            message = choice.get("message") if isinstance(choice, dict) else None
+            if isinstance(message, dict):
+                finish = choice.get("finish_reason")
+                yield _Answer(message, context, finish if isinstance(finish, str) else None)
+        return
+    for number, message in enumerate(context):
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            finish = message.get("finish_reason")
+            yield _Answer(message, context[:number], finish if isinstance(finish, str) else None)
+
+
+def _completion(record: Mapping[str, Any]) -> list[Any] | None:
+    """The choices of a completion, wherever clients and batch files keep it."""
+    for place in _within(record, "response", "completion", "body"):
+        if isinstance(place.get("choices"), list):
+            return list(place["choices"])
+    return None
+
+
+def _context(record: Mapping[str, Any]) -> list[Any] | None:
+    """The messages of a conversation, or of the request."""
+    for place in _within(record, "request", "body"):
+        messages = place.get("messages")
+        if isinstance(messages, list) and is_chat_record(messages):
+            return list(messages)
+    return None
+
+
+def _within(record: Mapping[str, Any], *names: str) -> Iterator[Mapping[str, Any]]:
+    """The record, and what it holds under these names, also one in another."""
+    yield record
+    for name in names:
+        if isinstance(record.get(name), dict):
+            yield from _within(record[name], *names)
+
+
+def _response(answer: _Answer) -> str:
+    """The response as R1 would have written it; :class:`_NoChainError` says why there is none."""
+    message = answer.message
+    content, thoughts = _parts(message.get("content"))
+    for key in REASONING:
+        value = message.get(key)
+        if value is not None and not isinstance(value, str):
+            raise _NoChainError("no text")
+        if value and value.strip() and value not in thoughts:
+            thoughts.append(value)
+    opening, closing = THINK
+    if not thoughts:
+        if closing in content or content.lstrip().startswith(opening):
+            return content
+        raise _NoChainError("no reasoning")
+    if len({thought.strip() for thought in thoughts}) > 1:
+        raise _NoChainError("two reasonings")
+    chain = thoughts[0]
+    if closing in chain:
+        raise _NoChainError("think string inside")
+    response = f"{opening}{_line(chain)}{chain}"
+    # without an answer only the reason to finish tells whether the model closed its thinking
+    calls = bool(message.get("tool_calls"))
+    finished = answer.finish is not None and answer.finish not in CUT_OFF
+    if not (content.strip() or calls or finished):
+        return response
+    response += ("" if chain.endswith("\n") else "\n") + closing
+    if not content:
+        return response
+    return response + ("" if content.startswith("\n") else "\n\n") + content
+
+
+def _line(text: str) -> str:
+    return "" if text.startswith("\n") else "\n"
+
+
+def _parts(content: Any) -> tuple[str, list[str]]:
+    """Text of a message's content, and its parts of type ``thinking``."""
+    if content is None or isinstance(content, str):
+        return content or "", []
+    if not isinstance(content, list):
+        raise _NoChainError("no text")
+    texts, thoughts = list[str](), list[str]()
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "output_text") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind == "thinking":
+            inner = part.get("thinking")
+            text = inner if isinstance(inner, str) else _parts(inner)[0]
+            thoughts += [text] if text.strip() else []
+        else:
+            raise _NoChainError("no text")
+    return "".join(texts), ["\n".join(thoughts)] if thoughts else []
+
+
+def _prompt(context: Sequence[Any]) -> tuple[str | None, dict[str, int]]:
+    """The last user message before an answer, and what else the model saw, counted."""
+    messages = [m for m in context if isinstance(m, dict)]
+    left_out: Counter[str] = Counter()
+    last = max((n for n, m in enumerate(messages) if m.get("role") == "user"), default=None)
+    prompt: str | None = None
+    for number, message in enumerate(messages):
+        if number != last:
+            left_out[str(message.get("role"))] += 1
+            continue
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        texts: list[str] = []
+        for part in parts:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "text" and isinstance(part.get("text"), str):
+                texts.append(str(part["text"]))
+            else:
+                left_out[str(kind or "part")] += 1
+        prompt = "\n".join(texts) if texts else None
+    return prompt, dict(left_out)
+
+
+def _word(facts: Mapping[str, Any], *keys: str) -> str | None:
+    """The first of these fields that holds a name."""
+    for key in keys:
+        value = facts.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return str(value)
+    return None
+
+
+def _model(facts: Mapping[str, Any]) -> str | None:
+    places = _within(facts, "response", "completion", "request", "body")
+    return next((name for place in places if (name := _word(place, "model"))), None)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where another chain has it."""
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}-{count}"
+    taken.add(free)
+    return free
