@@ -46,7 +46,7 @@ layers: $(READY) ## do cheap scores tell at which layer steering works? (10 minu
 pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 minutes)
 	$(BIN)/python benchmarks/pairing.py
 
-real: $(READY) ## a real 1.5B model, from chains to steering (30 minutes, 8 GB)
+real: $(READY) ## a real 1.5B model, from chains to steering, plain and with an adapter (60 minutes, 8 GB)
 	$(BIN)/python benchmarks/real.py
 
 memory: $(READY) ## peak memory of collection at 200 and 2,000 chains

@@ -1,11 +1,15 @@
 """`make real`: a real 1.5B model by the same calls as the bundled one.
 
-Reads the 100 annotated chains of $STEERKIT_REFERENCE, extracts the behaviours' directions from
-Qwen2.5-Coder-1.5B-Instruct in bfloat16 (see real_model.py), compares them with the directions
-that the authors of arXiv 2506.18167 published for DeepSeek-R1-Distill-Qwen-1.5B, and steers
-eight prompts along backtracking, uncertainty and a random direction. Results go to
-benchmarks/results/real.{json,csv,md}. A run that was interrupted goes on where it stopped
-(its state is in out/real; --fresh starts over).
+Extracts the behaviours' directions from Qwen2.5-Coder-1.5B-Instruct (see real_model.py) with the
+labelled chains that come with steerkit, and steers eight prompts along backtracking, uncertainty
+and a random direction. With an adapter that makes it think (bundled, or --adapter) the same
+directions steer the model with it as well, and both answer tasks that nobody trained on. Where
+$STEERKIT_REFERENCE names the chains and means of arXiv 2506.18167, the directions are compared
+with those of the reference chains and with those published for DeepSeek-R1-Distill-Qwen-1.5B.
+
+Results go to benchmarks/results/real.{json,csv,md}; those of a smaller run than the default stay
+in out/real/results. A run that was interrupted goes on where it stopped (its state is in
+out/real*; --fresh starts over).
 
     python benchmarks/real.py
 """
@@ -15,315 +19,44 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
-import os
 import shutil
-import statistics
 import sys
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import real_model
-from real_measures import code_digest, load_at_start, machine, measure, peak_memory, summarise
-from real_report import LABELS, excerpts, markdown, write_results
+from real_directions import (
+    ANNOTATED,
+    LAYER,
+    MEANS,
+    between_chains,
+    extraction,
+    other_contrasts,
+    own_chains,
+    reference_chains,
+    reference_folder,
+)
+from real_measures import code_digest, machine, share_of_chains, summarise
+from real_report import excerpts, write_results
+from real_steering import (
+    COEFFICIENTS,
+    PROMPTS,
+    STEERED,
+    held_out_tasks,
+    steering,
+    tabulate,
+    thinking,
+)
 
 import steerkit as sk
+from steerkit.adapters import Adapter
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
+from steerkit.resources import bundled_adapters
 
-LAYER = 17
-"""The layer arXiv 2506.18167 uses for backtracking in the distilled model of the same shape."""
-
-CONTRASTS = ("rest", "overall", "balanced", "within")
-STEERED = ("backtracking", "uncertainty-estimation", "random")
-COEFFICIENTS = (-0.4, 0.25, 0.5)
-"""In mean norms of the residual stream; 0 is one row more, shared by the three directions."""
-
-PROMPTS = {
-    "bread": "A baker fills 7 trays with 12 rolls each and then finds that 9 rolls are burnt. "
-    "She packs the good ones in bags of 5. How many full bags does she get, and how many rolls "
-    "are left over?",
-    "height": "Tom is taller than Ana, and Ana is taller than Ravi. Mei is shorter than Tom but "
-    "taller than Ana. Who is the second tallest of the four?",
-    "socks": "A drawer holds 6 red and 4 blue socks. How many socks must you take out in the dark "
-    "to be sure that you have two blue ones?",
-    "bus": "A bus leaves at 14:35. The trip takes 2 hours and 50 minutes, but today there is a "
-    "delay of 25 minutes on the way. When does the bus arrive?",
-    "odd": "Add two odd numbers and multiply the sum by an even number. Can the result always be "
-    "divided by 4? Say how you know.",
-    "gardeners": "Every gardener on Hill Street owns a rake. Some people who own a rake also own "
-    "a barrow. Does it follow that some gardener on Hill Street owns a barrow?",
-    "grass": "If it rained in the night, the grass is wet. This morning the grass is wet. Did it "
-    "rain? What else could explain it, and how would you find out?",
-    "pages": "Lena reads 14 pages on Monday, and each day after that 3 pages more than the day "
-    "before. On which day has she read at least 100 pages in all?",
-}
-
-
-# --------------------------------------------------------------------------- chains
-
-
-def reference_folder() -> Path:
-    """The folder that holds the annotated chains; says what is needed and exits without it."""
-    named = os.environ.get("STEERKIT_REFERENCE")
-    needed = ("r1_distill_qwen_1.5b_annotated.json", "r1_distill_qwen_1.5b_mean_vectors.pt")
-    folder = Path(named) if named else None
-    missing = [name for name in needed if folder is None or not (folder / name).is_file()]
-    if folder is None or missing:
-        state = f"holds no {' and no '.join(missing)}" if named else "is not set"
-        print(
-            f"make real: STEERKIT_REFERENCE {state}.\n"
-            "It must name a folder with\n"
-            f"  {needed[0]}: annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, a JSON list of\n"
-            '    {"response", "annotated_response"} with ["label"] text ["end-section"] tags;\n'
-            f"  {needed[1]}: the published means, {{label: {{mean, count}}}}.\n"
-            "Neither comes with this project.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    return folder
-
-
-def head(trace: sk.Trace, tokenizer: Any, tokens: int) -> sk.Trace:
-    """The chain's first ``tokens`` tokens, with the spans that lie wholly inside."""
-    offsets = tokenizer(trace.response, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    if len(offsets) <= tokens:
-        return trace
-    cut = offsets[tokens][0]
-    return replace(
-        trace,
-        response=trace.response[:cut],
-        spans=tuple(span for span in trace.spans if span.end <= cut),
-        metadata={**trace.metadata, "truncated": True},
-    )
-
-
-# ------------------------------------------------------------------------ published
-
-
-def published_directions(path: Path) -> dict[str, dict[str, Any]]:
-    """Directions of the published means by contrast and label, each ``[layer, d_model]``.
-
-    ``overall`` is mean(label) - mean(overall). The means of the labels allow ``rest`` (minus
-    the mean over the other labels' spans, spans equally) and ``balanced`` (labels equally) as
-    well; ``within`` would need the chains.
-    """
-    import torch
-
-    means = torch.load(path, weights_only=True)
-    labels = [name for name in means if name in {"initializing", *LABELS}]
-    mean = {name: means[name]["mean"].double() for name in labels}
-    count = {name: means[name]["count"] for name in labels}
-    directions: dict[str, dict[str, Any]] = {"rest": {}, "overall": {}, "balanced": {}}
-    for name in labels:
-        others = [other for other in labels if other != name]
-        total = sum(count[other] for other in others)
-        rest = sum(count[other] / total * mean[other] for other in others)
-        directions["rest"][name] = mean[name] - rest
-        directions["overall"][name] = mean[name] - means["overall"]["mean"].double()
-        directions["balanced"][name] = mean[name] - sum(mean[o] for o in others) / len(others)
-    return directions
-
-
-# ----------------------------------------------------------------------- extraction
-
-
-def cosine(a: Any, b: Any) -> float:
-    """Cosine of two vectors, in float64."""
-    a, b = a.double(), b.double()
-    return float(a @ b / (a.norm() * b.norm()))
-
-
-def against_published(
-    direction: Any, label: str, theirs: Mapping[str, Any], labels: list[str], mean_norm: float
-) -> dict[str, float]:
-    """Length in mean norms, and cosines with published directions, at ``LAYER``."""
-    return {
-        "norm": float(direction.norm() / mean_norm),
-        "cosine": cosine(direction, theirs[label][LAYER]),
-        "cosine_with_other_labels": statistics.fmean(
-            cosine(direction, theirs[other][LAYER]) for other in labels if other != label
-        ),
-    }
-
-
-def extraction(
-    model: sk.ThinkingModel, chains: sk.Traces, published: Path, state: Path
-) -> dict[str, Any]:
-    """Extract, save the vectors, and compare; the figures that stand in the results."""
-    started, load = time.perf_counter(), load_at_start()
-    vectors = sk.extract(model, chains, select=sk.Traces(), progress=progress("extract"))
-    seconds, peak = time.perf_counter() - started, peak_memory()
-    vectors.save(state / "vectors.safetensors")
-
-    theirs = published_directions(published)["rest"]
-    labels = list(vectors)
-    first = vectors[labels[0]]
-    row = first.row(LAYER)
-    mean_norm = float(first.mean_norm[row])
-    bounds = [model.align(trace).thinking for trace in chains]
-    return {
-        "layer": LAYER,
-        "chains": len(chains),
-        "thinking_tokens": sum(end - start for start, end in bounds),
-        "spans": {label: vectors[label].spans for label in labels},
-        "counts": dict(vectors.provenance["counts"]),
-        "mean_norm": mean_norm,
-        "norm_of_mean": float(first.norm_of_mean[row]),
-        "outliers": vectors.provenance["outliers"][row],
-        "seconds": {"all layers": round(seconds, 1)},
-        "load_average_at_start": load,
-        "peak_memory_bytes": peak,
-        "chance": {
-            # a random direction's cosine has mean 0 and standard deviation 1 / sqrt(width)
-            "standard_deviation": 1 / math.sqrt(model.d_model),
-            "mean_size": math.sqrt(2 / (math.pi * model.d_model)),
-        },
-        "contrasts": {
-            "rest": {
-                label: {
-                    "split_half": float(vectors[label].split_half[row]),
-                    "split_half_shuffled": float(vectors[label].split_half_shuffled[row]),
-                    **against_published(
-                        vectors[label].tensor[row], label, theirs, labels, mean_norm
-                    ),
-                }
-                for label in labels
-            }
-        },
-        "cosine_by_layer": {
-            label: [
-                round(cosine(vectors[label].tensor[layer], theirs[label][layer]), 4)
-                for layer in range(model.n_layers)
-            ]
-            for label in labels
-        },
-    }
-
-
-def other_contrasts(
-    model: sk.ThinkingModel, chains: sk.Traces, published: Path
-) -> tuple[dict[str, Any], float]:
-    """The same figures of the other contrasts, and seconds; layers above ``LAYER`` do not run."""
-    from steerkit.directions import contrast, split_half, split_half_shuffled
-
-    started = time.perf_counter()
-    moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
-    seconds = time.perf_counter() - started
-    theirs, labels = published_directions(published), list(moments.labels)
-    found = {}
-    for name in CONTRASTS:
-        if name == "rest":
-            continue
-        raw = contrast(moments, name)[:, 0]
-        halves, shuffled = split_half(moments, name), split_half_shuffled(moments, name)
-        found[name] = {
-            label: {
-                "split_half": float(halves[label][0]),
-                "split_half_shuffled": float(shuffled[label][0]),
-                # `within` has no published counterpart and is set against `rest`
-                **against_published(
-                    raw[labels.index(label)],
-                    label,
-                    theirs.get(name, theirs["rest"]),
-                    labels,
-                    float(moments.mean_norm[0]),
-                ),
-            }
-            for label in labels
-        }
-    return found, round(seconds, 1)
-
-
-def progress(what: str) -> Any:
-    """A progress callback that prints one line, over and over."""
-    started = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        seconds = time.perf_counter() - started
-        print(f"\r{what}: {done}/{total}, {seconds:.0f} s", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-# ------------------------------------------------------------------------- steering
-
-
-def conditions(vectors: sk.SteeringVectors) -> list[sk.Term | None]:
-    """One row each: unsteered, then every direction at every coefficient, at one layer."""
-    backtracking = vectors["backtracking"]
-    directions = (backtracking, vectors["uncertainty-estimation"], backtracking.random(0))
-    terms = [c * direction.at(layer=LAYER) for direction in directions for c in COEFFICIENTS]
-    return [None, *terms]
-
-
-def condition_of(trace: sk.Trace) -> tuple[str, float]:
-    """Direction and coefficient that a chain was written under; ("none", 0) if unsteered."""
-    for term in trace.metadata.get("steering") or ():
-        name = term["behavior"]
-        return "random" if name.startswith("random") else name, term["coefficient"]
-    return "none", 0.0
-
-
-def steering(
-    model: sk.ThinkingModel, vectors: sk.SteeringVectors, state: Path, tokens: int
-) -> tuple[sk.Traces, dict[str, Any]]:
-    """Every prompt under every condition, greedily; two prompts a batch, kept batch by batch."""
-    rows, path, log = conditions(vectors), state / "texts.jsonl", state / "generation.json"
-    done = sk.read_traces(path) if path.is_file() else sk.Traces()
-    spent = json.loads(log.read_text()) if log.is_file() else {"seconds": 0.0, "tokens": 0}
-    finished = {trace.task_id for trace in done}
-    left = [name for name in PROMPTS if name not in finished]
-    for first in range(0, len(left), 2):
-        tasks = [sk.Task(id=name, prompt=PROMPTS[name]) for name in left[first : first + 2]]
-        started = time.perf_counter()
-        written = model.generate(
-            [task for task in tasks for _ in rows],
-            steer=[row for _ in tasks for row in rows],
-            max_new_tokens=tokens,
-            temperature=0.0,
-            on_interrupt="raise",
-        )
-        spent["seconds"] += time.perf_counter() - started
-        spent["tokens"] += sum(len(trace.token_ids or ()) for trace in written)
-        done = done + written
-        sk.write_traces(done, path)
-        write_text_atomic(log, json.dumps(spent))
-        print(f"steered {len(done) // len(rows)} of {len(PROMPTS)} prompts", file=sys.stderr)
-    return done, {**spent, "rows": 2 * len(rows), "peak_memory_bytes": peak_memory()}
-
-
-def tabulate(texts: Iterable[sk.Trace]) -> list[dict[str, Any]]:
-    """One row a text: prompt, direction, coefficient, measures."""
-    rows = []
-    for trace in texts:
-        direction, coefficient = condition_of(trace)
-        rows.append(
-            {
-                "prompt": trace.task_id,
-                "direction": direction,
-                "coefficient": coefficient,
-                "tokens": len(trace.token_ids or ()),
-                "truncated": trace.truncated,
-                **measure(trace.response),
-                "text": trace.response,
-            }
-        )
-    order = ["none", *STEERED]
-    prompts = list(PROMPTS)
-    rows.sort(
-        key=lambda r: (order.index(r["direction"]), r["coefficient"], prompts.index(r["prompt"]))
-    )
-    return rows
-
-
-# ------------------------------------------------------------------------------- run
+RESULTS = Path(__file__).parent / "results"
+THINK = ("<think>", "</think>")
 
 
 def open_state(folder: Path, settings: Mapping[str, Any], fresh: bool) -> Path:
@@ -336,77 +69,169 @@ def open_state(folder: Path, settings: Mapping[str, Any], fresh: bool) -> Path:
     return folder
 
 
-def main() -> None:
+def kept(path: Path, make: Any) -> dict[str, Any]:
+    """What a file holds as JSON, made and written if it is not there yet."""
+    if not path.is_file():
+        write_text_atomic(path, json.dumps(make()))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def directions(
+    arguments: argparse.Namespace, model: sk.ThinkingModel, state: Path, reference: Path | None
+) -> tuple[dict[str, Any], dict[str, Any] | None, sk.SteeringVectors]:
+    """Figures of the own chains' directions, of the comparison with the reference chains, and
+    the vectors."""
+    chains = own_chains()
+    chains = chains if arguments.chains is None else chains[: arguments.chains]
+    means = None if reference is None else reference / MEANS
+    own = state / "vectors.safetensors"
+    figures = kept(state / "extraction.json", lambda: extraction(model, chains, own, means))
+    vectors = sk.read_vectors(own)
+    if arguments.contrasts:
+        others, seconds = other_contrasts(model, chains, means)
+        figures["contrasts"] |= others
+        figures["seconds"]["one layer"] = seconds
+    if reference is None:
+        return figures, None, vectors
+    theirs, unplaced = reference_chains(reference, model.tokenizer, arguments.tokens)
+    theirs = theirs if arguments.chains is None else theirs[: arguments.chains]
+    print(f"{theirs!r}; {unplaced} parts could not be placed", file=sys.stderr)
+    path = state / "reference.safetensors"
+    found = kept(state / "reference.json", lambda: extraction(model, theirs, path, means))
+    compared = between_chains(vectors, sk.read_vectors(path))
+    return figures, {**found, **compared, "spans_not_placed": unplaced}, vectors
+
+
+def written(
+    model: sk.ThinkingModel,
+    vectors: sk.SteeringVectors,
+    state: Path,
+    coefficients: Sequence[float],
+    tasks: Sequence[sk.Task],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """What a model writes: steered prompts by condition, telling texts, and held-out tasks."""
+    prompts = dict(list(PROMPTS.items())[: arguments.prompts])
+    texts, generation = steering(
+        model, vectors, state, coefficients, arguments.max_new_tokens, prompts
+    )
+    rows = tabulate(texts, prompts)
+    found: dict[str, Any] = {
+        "conditions": summarise(rows, STEERED, coefficients),
+        "excerpts": excerpts(rows, prompts),
+        "generation": generation,
+        "texts": rows,
+    }
+    if tasks:
+        asked = thinking(model, tasks, state, arguments.thinking_tokens)
+        found["thinking"] = {"chains": asked, "shares": share_of_chains(asked)}
+    return found
+
+
+def adapter_of(arguments: argparse.Namespace) -> Adapter | None:
+    """The adapter that --adapter names, else the first bundled one, else none."""
+    named = arguments.adapter or next(iter(bundled_adapters()), None)
+    if named is None or named == "none":
+        print(
+            "make real: no adapter here, so only the plain model is shown; steerkit train adapter "
+            "makes one, and --adapter names it",
+            file=sys.stderr,
+        )
+        return None
+    return Adapter.find(named)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tokens", type=int, default=700, help="tokens read of each chain")
+    parser.add_argument("--adapter", help="folder or bundled name; none leaves it out")
+    parser.add_argument("--dtype", default="auto", help="number format (default: auto)")
+    parser.add_argument(
+        "--tokens", type=int, default=700, help="tokens read of each reference chain"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=200)
+    parser.add_argument("--tasks", type=int, default=24, help="held-out tasks (default: 24)")
+    parser.add_argument("--thinking-tokens", type=int, default=600)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--contrasts", action="store_true", help="compare the other contrasts too")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument("--model", help="another model's folder, to try the script")
+    parser.add_argument("--chains", type=int, help="only so many chains, to try the script")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="only so many prompts")
     parser.add_argument(
         "--report", action="store_true", help="only write the pages of the last results again"
     )
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.report:
-        results = json.loads((Path(__file__).parent / "results" / "real.json").read_text())
-        rows = results.pop("texts")
-        write_results({**results, "excerpts": excerpts(rows, PROMPTS)}, rows)
+        write_results(json.loads((RESULTS / "real.json").read_text()), RESULTS)
         return
     reference = reference_folder()
+    added = adapter_of(arguments)
 
     import torch
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    folder = real_model.model_folder()
-    manifest = json.loads((folder / real_model.MANIFEST).read_text())
-    annotated = reference / "r1_distill_qwen_1.5b_annotated.json"
-    means = reference / "r1_distill_qwen_1.5b_mean_vectors.pt"
+    manifest: dict[str, Any] = {"files": None, "conversion": None}
+    if arguments.model is None:
+        folder = real_model.model_folder()
+        manifest = json.loads((folder / real_model.MANIFEST).read_text())
+    else:
+        folder = Path(arguments.model)
+
+    def load(adapter: Path | None = None) -> sk.ThinkingModel:
+        options: dict[str, Any] = {"dtype": arguments.dtype, "device": "cpu"}
+        # an adapter says with which think strings it was trained
+        think = THINK if adapter is None else None
+        return sk.load(str(folder), think=think, adapter=adapter, **options)
+
+    model = load()
+    whole = arguments.model is None and arguments.chains is None
+    whole = whole and arguments.prompts >= len(PROMPTS)
     settings = {
         "code": code_digest(),
-        "model": manifest["files"],
-        "chains": real_model.sha256_of(annotated),
-        "means": real_model.sha256_of(means),
-        "tokens": arguments.tokens,
-        "max_new_tokens": arguments.max_new_tokens,
+        "model": manifest["files"] or str(folder),
+        "dtype": str(model.dtype),
+        "own": real_model.sha256_of(sk.data("traces/reasoning.jsonl")),
+        "reference": None
+        if reference is None
+        else [real_model.sha256_of(reference / name) for name in (ANNOTATED, MEANS)],
+        **{name: getattr(arguments, name) for name in ("tokens", "chains", "max_new_tokens")},
+        **{name: getattr(arguments, name) for name in ("prompts", "tasks", "thinking_tokens")},
         "layer": LAYER,
-        "prompts": PROMPTS,
-        "coefficients": COEFFICIENTS,
+        "texts": [PROMPTS, COEFFICIENTS],
     }
     state = open_state(Path("out") / "real", settings, arguments.fresh)
-
-    model = sk.load(str(folder), think=("<think>", "</think>"), dtype="bf16", device="cpu")
-    chains, unplaced = sk.read_tagged(annotated)
-    print(f"{chains!r}; {len(unplaced)} spans could not be placed", file=sys.stderr)
-    chains = sk.Traces(head(trace, model.tokenizer, arguments.tokens) for trace in chains)
-
-    figures_file = state / "extraction.json"
-    if not figures_file.is_file():
-        figures = extraction(model, chains, means, state)
-        write_text_atomic(figures_file, json.dumps(figures))
-    figures = json.loads(figures_file.read_text())
-    vectors = sk.read_vectors(state / "vectors.safetensors")
-
-    texts, generation = steering(model, vectors, state, arguments.max_new_tokens)
-    if arguments.contrasts:
-        others, seconds = other_contrasts(model, chains, means)
-        figures["contrasts"] |= others
-        figures["seconds"]["one layer"] = seconds
-    rows = tabulate(texts)
-    results = {
+    figures, compared, vectors = directions(arguments, model, state, reference)
+    tasks = [] if added is None else held_out_tasks(arguments.tasks)
+    results: dict[str, Any] = {
         "model": folder.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "chains": "own",
         "tokens_per_chain": arguments.tokens,
         "max_new_tokens": arguments.max_new_tokens,
-        "spans_not_placed": len(unplaced),
         "extraction": figures,
-        "conditions": summarise(rows, STEERED, COEFFICIENTS),
-        "excerpts": excerpts(rows, PROMPTS),
-        "generation": generation,
+        "reference": compared,
+        **written(model, vectors, state, COEFFICIENTS["plain"], tasks, arguments),
         "conversion": manifest["conversion"],
         "machine": {**machine(), "steerkit": sk.__version__},
     }
-    write_results(results, rows)
-    print(markdown(results))
+    if added is not None:
+        del model
+        thinker = load(added.folder)
+        settings |= {"adapter": added.digest}
+        beside = open_state(Path("out") / "real-adapter", settings, arguments.fresh)
+        results["adapter"] = {
+            **added.facts,
+            "thinking_tokens": arguments.thinking_tokens,
+            **written(thinker, vectors, beside, COEFFICIENTS["adapter"], tasks, arguments),
+        }
+    print(write_results(results, RESULTS if whole else state / "results"))
 
 
 if __name__ == "__main__":

@@ -158,3 +158,20 @@ def summarise(
             row["truncated"] = sum(r["truncated"] for r in chosen)
             table.append(row)
     return table
+
+
+def share_of_chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of one chain a task: shares that closed, answered rightly, hold a marker; mean length.
+
+    Shares come with 95 % Wilson intervals.
+    """
+    from steerkit.statistics import share_interval
+
+    marked = {name: sum(row[name] > 0 for row in rows) for name in MARKERS}
+    counts = {name: sum(row[name] for row in rows) for name in ("closed", "right", "truncated")}
+    shares = {}
+    for name, count in {**counts, **marked}.items():
+        found = share_interval(count, len(rows))
+        shares[name] = {"value": found.value, "low": found.low, "high": found.high}
+    tokens = statistics.fmean(row["tokens"] for row in rows)
+    return {"tasks": len(rows), "tokens": round(tokens, 1), **shares}

@@ -106,60 +106,104 @@ def excerpts(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> l
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The results as a page."""
-    figures, computer = results["extraction"], results["machine"]
-    rest, generation = figures["contrasts"]["rest"], results["generation"]
-    lines = [
+    own = results.get("chains") == "own"
+    return "\n".join(
+        [
+            *_head(results, own),
+            *_directions(results, own),
+            *_steering(results),
+            *_thinking(results),
+            *_between(results),
+            *([] if own else ["", "## Against an earlier quick run", "", *notes(results), ""]),
+            *_costs(results, own),
+        ]
+    )
+
+
+def _head(results: Mapping[str, Any], own: bool) -> list[str]:
+    figures = results["extraction"]
+    spans = sum(figures["spans"].values())
+    read = f"({figures['thinking_tokens']:,} thinking tokens, {spans:,} spans)."
+    chains = (
+        f"Chains: the {figures['chains']} labelled chains in plain English that come with steerkit "
+        if own
+        else f"Chains: {figures['chains']} annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, "
+        f"the first {results['tokens_per_chain']} tokens of each "
+    )
+    return [
         "# A real model by the same calls",
         "",
-        f"Written by `make real`. Model: {results['model']}, bfloat16, think strings as plain "
-        f"text. Chains: {figures['chains']} annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, "
-        f"the first {results['tokens_per_chain']} tokens of each "
-        f"({figures['thinking_tokens']:,} thinking tokens, "
-        f"{sum(figures['spans'].values()):,} spans).",
+        f"Written by `make real`. Model: {results['model']}, {results.get('dtype', 'bfloat16')}, "
+        f"think strings as plain text. {chains}{read}",
+    ]
+
+
+def _directions(results: Mapping[str, Any], own: bool) -> list[str]:
+    figures = results["extraction"]
+    rest = figures["contrasts"]["rest"]
+    published = all("cosine" in row for row in rest.values())
+    columns = ["direction", "spans", "split-half", "shuffled"]
+    columns += ["published", "others"] if published else []
+    columns += [] if own else ["earlier quick run: split-half", "published"]
+    explained = (
+        "*Published*: cosine with the direction from the means "
+        "published with arXiv 2506.18167, same contrast; *others*: mean cosine with the published "
+        "directions of the other labels. "
+    )
+    if own:
+        explained = explained.replace(
+            "2506.18167, same", "2506.18167 for DeepSeek-R1-Distill-Qwen-1.5B, same"
+        )
+    lines = [
         "",
         f"## Directions at layer {figures['layer']}",
         "",
         "Contrast `rest` (minus the mean of the other labels' spans). *Shuffled*: the same with "
-        "labels shuffled within chains. *Published*: cosine with the direction from the means "
-        "published with arXiv 2506.18167, same contrast; *others*: mean cosine with the published "
-        "directions of the other labels. Chance: a random direction has standard deviation "
+        f"labels shuffled within chains. {explained if published else ''}"
+        "Chance: a random direction has standard deviation "
         f"{figures['chance']['standard_deviation']:.3f}.",
         "",
-        "| direction | spans | split-half | shuffled | published | others "
-        "| earlier quick run: split-half | published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
     ]
     for label, row in rest.items():
-        earlier = [
-            f"{EARLIER[key][label]:.2f}" if label in LABELS else "-"
-            for key in ("split_half", "cosine")
-        ]
-        lines.append(
-            f"| {label} | {figures['spans'][label]} | {row['split_half']:.2f} "
-            f"| {row['split_half_shuffled']:.2f} | {row['cosine']:.2f} "
-            f"| {row['cosine_with_other_labels']:.2f} | {earlier[0]} | {earlier[1]} |"
-        )
+        cells = [f"{row['split_half']:.2f}", f"{row['split_half_shuffled']:.2f}"]
+        if published:
+            cells += [f"{row['cosine']:.2f}", f"{row['cosine_with_other_labels']:.2f}"]
+        if not own:
+            cells += [
+                f"{EARLIER[key][label]:.2f}" if label in LABELS else "-"
+                for key in ("split_half", "cosine")
+            ]
+        lines.append(f"| {label} | {figures['spans'][label]} | " + " | ".join(cells) + " |")
     if len(figures["contrasts"]) > 1:
         lines += [
             "",
-            "The other contrasts: split-half cosine (shuffled) / cosine with the published "
-            "direction of the same contrast; `within` cannot be made from published means and is "
-            "set against the published `rest`.",
+            "The other contrasts: split-half cosine (shuffled)"
+            + (" / cosine with the published " if published else "")
+            + (
+                "direction of the same contrast; `within` cannot be made from published means and "
+                "is set against the published `rest`."
+                if published
+                else "."
+            ),
             "",
             "| direction | " + " | ".join(f"`{name}`" for name in figures["contrasts"]) + " |",
             "|---" * (len(figures["contrasts"]) + 1) + "|",
         ]
         for label in rest:
-            cells = [contrast[label] for contrast in figures["contrasts"].values()]
-            lines.append(
-                f"| {label} | "
-                + " | ".join(
-                    f"{c['split_half']:.2f} ({c['split_half_shuffled']:.2f}) / {c['cosine']:.2f}"
-                    for c in cells
-                )
-                + " |"
-            )
-    lines += [
+            cells = [
+                f"{c['split_half']:.2f} ({c['split_half_shuffled']:.2f})"
+                + (f" / {c['cosine']:.2f}" if published else "")
+                for c in (contrast[label] for contrast in figures["contrasts"].values())
+            ]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _steering(results: Mapping[str, Any]) -> list[str]:
+    figures, adapter = results["extraction"], results.get("adapter")
+    lines = [
         "",
         "## Steering",
         "",
@@ -170,21 +214,114 @@ def markdown(results: Mapping[str, Any]) -> str:
         "95 % bootstrap intervals over prompts; zlib: compressed over plain bytes, mean over "
         "texts (lower is more repetitive).",
         "",
+        *([] if adapter is None else [f"The plain model, {results['model']}:", ""]),
+        *_conditions(results["conditions"]),
+        *_telling(results["excerpts"]),
+    ]
+    if adapter is not None:
+        lines += [
+            "",
+            f"With the adapter {adapter['name']} (digest {adapter['digest']}), which makes it "
+            "think, steered by the same directions, those of the plain model:",
+            "",
+            *_conditions(adapter["conditions"]),
+            *_telling(adapter["excerpts"]),
+        ]
+    return lines
+
+
+def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "| direction | coefficient | backtracking markers | uncertainty markers | zlib | words |",
         "|---|---|---|---|---|---|",
     ]
-    for row in results["conditions"]:
+    for row in conditions:
         cells = [f"{row[m]:.2f} ({row[f'{m}_low']:.2f} to {row[f'{m}_high']:.2f})" for m in MARKERS]
         lines.append(
             f"| {row['direction']} | {row['coefficient']:+g} | {cells[0]} | {cells[1]} "
             f"| {row['zlib']:.2f} | {row['words']} |"
         )
-    lines += ["", "The texts with most markers (the most telling, not the typical ones):", ""]
-    for item in results["excerpts"]:
+    return lines
+
+
+def _telling(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["", "The texts with most markers (the most telling, not the typical ones):", ""]
+    for item in items:
         unsteered = item["direction"] == "none"
         name = "unsteered" if unsteered else f"{item['direction']} {item['coefficient']:+g}"
         lines += [f"- *{name}* (zlib {item['zlib']:.2f}). {item['prompt']}<br>“{item['text']}”"]
-    lines += ["", "## Against an earlier quick run", "", *notes(results), ""]
+    return lines
+
+
+def _thinking(results: Mapping[str, Any]) -> list[str]:
+    """Both models on the same tasks, if there is an adapter."""
+    adapter = results.get("adapter")
+    if adapter is None or "thinking" not in adapter:
+        return []
+    both = {"plain": results["thinking"]["shares"], "with adapter": adapter["thinking"]["shares"]}
+    names = {
+        "closed": "chains that close their thinking section",
+        "truncated": "chains cut off by the limit",
+        "right": "right answers",
+        **{name: f"chains with a marker of {name}" for name in MARKERS},
+    }
+    lines = [
+        "",
+        "## Does it think?",
+        "",
+        f"{both['plain']['tasks']} tasks with a gold answer that no chain of the training is of, "
+        f"unsteered, one chain each at temperature 0.6, at most {adapter['thinking_tokens']} new "
+        "tokens. Shares with 95 % Wilson intervals. Markers are counted in the thinking section, "
+        "of the plain model in all of its text.",
+        "",
+        "| | " + " | ".join(both) + " |",
+        "|---" * (len(both) + 1) + "|",
+    ]
+    for name, said in names.items():
+        cells = [
+            f"{100 * s['value']:.0f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})"
+            for s in (shares[name] for shares in both.values())
+        ]
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    tokens = " | ".join(f"{shares['tokens']:.0f}" for shares in both.values())
+    return [*lines, f"| tokens, mean | {tokens} |"]
+
+
+def _between(results: Mapping[str, Any]) -> list[str]:
+    """Directions from the own chains beside those from the reference chains, if at hand."""
+    found = results.get("reference")
+    if found is None:
+        return []
+    own = results["extraction"]["contrasts"]["rest"]
+    theirs = found["contrasts"]["rest"]
+    lines = [
+        "",
+        "## From which chains?",
+        "",
+        f"The same model's directions from the own chains beside those from {found['chains']} "
+        "annotated chains of DeepSeek-R1-Distill-Qwen-1.5B (the first "
+        f"{results['tokens_per_chain']} tokens of each), at layer {found['layer']}. *Corrected*: "
+        "the cosine freed of what too few spans take from it; *others*: mean cosine with the "
+        "reference directions of the other labels; *published*: cosine of either with the "
+        "published direction.",
+        "",
+        "| direction | spans | of reference | cosine | low | high | corrected | others "
+        "| published: own | published: reference |",
+        "|---" * 10 + "|",
+    ]
+    for label, row in found["directions"].items():
+        cells = [row[n] for n in ("cosine", "low", "high", "corrected")]
+        cells += [row["cosine_with_other_labels"], own[label]["cosine"], theirs[label]["cosine"]]
+        lines.append(
+            f"| {label} | {results['extraction']['spans'][label]} | {found['spans'][label]} | "
+            + " | ".join(f"{value:.2f}" for value in cells)
+            + " |"
+        )
+    return lines
+
+
+def _costs(results: Mapping[str, Any], own: bool) -> list[str]:
+    figures, generation = results["extraction"], results["generation"]
     seconds, memory = figures["seconds"], figures["peak_memory_bytes"] / 1e9
     alone = ""
     if "one layer" in seconds:
@@ -192,32 +329,42 @@ def markdown(results: Mapping[str, Any]) -> str:
             f" (layer {figures['layer']} alone, the layers above it not run: "
             f"{seconds['one layer']:.0f} s)"
         )
-    lines += [
+    conversion = results["conversion"]
+    once = ""
+    if conversion is not None:
+        once = (
+            f"One-time conversion: {conversion['seconds']['convert']:.0f} s, "
+            f"{conversion['peak_memory_bytes'] / 1e9:.1f} GB. "
+        )
+    return [
+        *([""] if own else []),
         "## Time and memory",
         "",
         f"Extraction at all layers: {seconds['all layers']:.0f} s, peak memory {memory:.1f} GB"
         f"{alone}. Steering: {generation['tokens']:,} tokens in "
         f"{generation['seconds']:.0f} s ({generation['tokens'] / generation['seconds']:.0f} a "
-        f"second, {generation['rows']} rows a batch). One-time conversion: "
-        f"{results['conversion']['seconds']['convert']:.0f} s, "
-        f"{results['conversion']['peak_memory_bytes'] / 1e9:.1f} GB. "
+        f"second, {generation['rows']} rows a batch). {once}"
         f"Load average when the extraction began: {figures['load_average_at_start']}.",
         "",
-        ", ".join(f"{key} {value}" for key, value in computer.items()) + ".",
+        ", ".join(f"{key} {value}" for key, value in results["machine"].items()) + ".",
         "",
     ]
-    return "\n".join(lines)
 
 
-def write_results(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """benchmarks/results/real.{json,csv,md}."""
-    folder = Path(__file__).parent / "results"
-    text = json.dumps({**results, "texts": rows}, indent=1, ensure_ascii=False, sort_keys=True)
+def write_results(results: Mapping[str, Any], folder: Path) -> str:
+    """``real.json``, ``real.csv`` (a row a text) and ``real.md`` in a folder; the page."""
+    text = json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True)
+    results = json.loads(text)  # in the order in which the page is written again from the file
     write_text_atomic(folder / "real.json", text + "\n")
+    adapter = results.get("adapter")
+    models = [("plain", results)] + ([] if adapter is None else [("adapter", adapter)])
+    rows = [{"model": name, **row} for name, part in models for row in part["texts"]]
     buffer = io.StringIO()
     fields = [name for name in rows[0] if name != "text"]
     table = csv.DictWriter(buffer, fields, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows({**row, "zlib": round(row["zlib"], 4)} for row in rows)
     write_text_atomic(folder / "real.csv", buffer.getvalue())
-    write_text_atomic(folder / "real.md", markdown(results))
+    page = markdown(results)
+    write_text_atomic(folder / "real.md", page)
+    return page

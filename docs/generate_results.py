@@ -79,10 +79,12 @@ def _real(results: Path) -> str | None:
     # the tables of the other contrasts stay in real.md
     directions = directions.split("\nThe other contrasts", 1)[0].rstrip()
     title = next(title for title in parts if title.startswith("Directions"))
-    return (
-        f"{parts['']}\n\n**{title}.** {directions}\n\n**Steering.** {parts['Steering']}\n\n"
-        "Time and memory, and where these figures differ from an earlier run: "
-        "[benchmarks/results/real.md](benchmarks/results/real.md)."
+    shown = [parts[""], f"**{title}.** {directions}", f"**Steering.** {parts['Steering']}"]
+    more = [name for name in ("Does it think?", "From which chains?") if name in parts]
+    shown += [f"**{name}** {parts[name]}" for name in more]
+    earlier = "" if more else ", and where these figures differ from an earlier run"
+    return "\n\n".join(shown) + (
+        f"\n\nTime and memory{earlier}: [benchmarks/results/real.md](benchmarks/results/real.md)."
     )
 
 

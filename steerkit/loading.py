@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping
@@ -11,26 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from steerkit.adapters import Adapter, import_peft, merge_adapter
 from steerkit.errors import ModelError
 from steerkit.models import ThinkingModel
-from steerkit.resources import bundled_models
+from steerkit.number_formats import DTYPES, in_quick_format
+from steerkit.resources import bundled_adapters, bundled_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 
 
 def load(
     source: str | Path | nn.Module,
     *,
+    adapter: str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     think: tuple[str, str] | None = None,
     device: str | torch.device | None = None,
@@ -47,6 +42,12 @@ def load(
         A bundled name (``"countdown-thinking"``), a folder, a Hub name
         (``"deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"``), or a Hugging Face model in
         memory, which needs its ``tokenizer``.
+    adapter:
+        A LoRA adapter to merge into the weights: a bundled name, a folder in peft's format,
+        such as ``steerkit train adapter`` makes, or a Hub name. It may bring think strings and
+        a chat template. Name and revision tell that it is there; directions of the base fit
+        the model with the adapter too, and are used on it without a warning. Needs the extra
+        ``adapter``; see :mod:`steerkit.adapters`. Not with a model in memory.
     think:
         Opening and closing think string, where the tokenizer does not tell: for a model
         that writes them as plain text, ``("<think>", "</think>")``.
@@ -55,7 +56,9 @@ def load(
         with ``device_map``.
     dtype:
         ``"bfloat16"``, ``"float16"``, ``"float32"`` (or ``bf16``, ``fp16``, ``fp32``); by
-        default the checkpoint's own, but float32 for a float16 checkpoint on the CPU.
+        default, or ``"auto"``, the checkpoint's own. On the CPU that is float32 for float16, and
+        for bfloat16 as well where the processor has no instructions for it and memory allows:
+        reading is several times slower there.
     device_map:
         Passed to Hugging Face, to spread a model with accelerate.
     revision, name:
@@ -72,6 +75,12 @@ def load(
                 "a model in memory needs its tokenizer",
                 fix="pass tokenizer=AutoTokenizer.from_pretrained(...)",
             )
+        if adapter is not None:
+            raise ModelError(
+                "a model in memory stays where and as it is",
+                expected="no adapter",
+                fix="merge it before: PeftModel.from_pretrained(hf, ...).merge_and_unload()",
+            )
         if device is not None or device_map is not None or dtype is not None:
             raise ModelError(
                 "a model in memory stays where and as it is",
@@ -81,6 +90,10 @@ def load(
         hf = getattr(source, "original_model", source)
         called = name or _name_of(hf)
         return ThinkingModel(hf, tokenizer, name=called, revision=revision, think=think)
+    added = None
+    if adapter is not None:
+        import_peft()
+        added = Adapter.find(adapter)
     place, called, state = _resolve(source, revision)
     if device is not None and device_map is not None:
         raise ModelError("device and device_map exclude each other", fix="name one of them")
@@ -89,10 +102,17 @@ def load(
     hf = _read_model(place, dtype, device, device_map, revision)
     if tokenizer is None:
         tokenizer = _read_tokenizer(place, revision)
+    state = state or getattr(hf.config, "_commit_hash", None)
+    called = name or called
+    if added is not None:
+        hf = merge_adapter(hf, added, called)
+        think = think or added.think
+        if added.chat_template is not None:
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = added.chat_template
     hf.eval()
     hf.requires_grad_(False)
-    state = state or getattr(hf.config, "_commit_hash", None)
-    return ThinkingModel(hf, tokenizer, name=name or called, revision=state, think=think)
+    return ThinkingModel(hf, tokenizer, name=called, revision=state, think=think, adapter=added)
 
 
 def _name_of(hf: Any) -> str:
@@ -116,6 +136,13 @@ def _resolve(source: str | Path, revision: str | None) -> tuple[str, str, str | 
         path = bundled[str(source)]
         weights = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
         return str(path), str(source), weights[:16]
+    alone = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    if alone or (str(source) in bundled_adapters() and not folder.is_dir()):
+        raise ModelError(
+            f"{str(source)!r} is an adapter and no model of its own",
+            fix=f"load its base with it: sk.load(BASE, adapter={str(source)!r}), or "
+            f"--model BASE --adapter {source}",
+        )
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(
@@ -187,9 +214,17 @@ def _read_model(
             found=_first_line(problem),
             fix="they are damaged or of another shape than config.json says: get them again",
         ) from problem
+    if getattr(hf, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"{place!r} holds a model and an adapter of it",
+            expected="one of the two, so that it is known which model this is",
+            fix="keep the adapter in a folder of its own and name it: sk.load(BASE, adapter=...)",
+        )
     if device_map is not None:
         return hf
     try:
+        if wanted == "auto" and target.type == "cpu" and hf.dtype == torch.bfloat16:
+            hf = in_quick_format(hf)
         return hf.to(target)
     except (RuntimeError, AssertionError, ImportError, MemoryError) as problem:
         raise _cannot_move(place, str(target), problem) from problem

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from steerkit.adapters import Adapter
 from steerkit.alignment import AlignedTrace, align
 from steerkit.errors import GenerationError, ModelError
 from steerkit.places import ends_sentence
@@ -44,7 +45,11 @@ class ThinkingModel:
     hf, tokenizer:
         The Hugging Face model and its tokenizer.
     name, revision:
-        What the model is called and which state of it this is, for provenance.
+        What the model is called and which state of it this is, for provenance. Both tell of an
+        adapter: ``base+adapter``, and the revision is followed by ``+`` and the adapter's digest.
+    base_name, adapter:
+        What the model is called without its adapter, and the adapter that is merged into its
+        weights (:mod:`steerkit.adapters`), or ``None``.
     think:
         Opening and closing think string: special tokens, or plain text.
     residual:
@@ -63,11 +68,14 @@ class ThinkingModel:
         name: str,
         revision: str | None = None,
         think: tuple[str, str] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.hf = hf
         self.tokenizer: Any = tokenizer
-        self.name = name
-        self.revision = revision
+        self.base_name = name
+        self.adapter = adapter
+        self.name = name if adapter is None else f"{name}+{adapter.name}"
+        self.revision = revision if adapter is None else f"{revision or ''}+{adapter.digest}"
         self.think = _think_strings(tokenizer, name) if think is None else _checked(think)
         self.residual = ResidualStream(hf)
         config = self.hf.config.get_text_config()

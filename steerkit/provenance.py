@@ -12,8 +12,8 @@ from steerkit.traces import Trace
 
 
 def model_facts(model: ThinkingModel) -> dict[str, Any]:
-    """Which model in which state."""
-    return {
+    """Which model in which state, with which adapter if any."""
+    found = {
         "model": model.name,
         "revision": model.revision,
         "tokenizer_hash": model.tokenizer_hash,
@@ -21,6 +21,8 @@ def model_facts(model: ThinkingModel) -> dict[str, Any]:
         "n_layers": model.n_layers,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+    # said only where there is one: files made without stay as they were
+    return found if model.adapter is None else {**found, "adapter": model.adapter.facts}
 
 
 def chain_facts(used: Sequence[Trace], kept: Sequence[Trace]) -> dict[str, Any]:

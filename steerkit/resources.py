@@ -27,8 +27,17 @@ def data(name: str = "") -> Path:
 
 def bundled_models() -> dict[str, Path]:
     """Bundled models by name; none in a checkout that holds no models yet."""
+    return _folders_with("config.json")
+
+
+def bundled_adapters() -> dict[str, Path]:
+    """Bundled adapters by name, in peft's folder format: see :mod:`steerkit.adapters`."""
+    return _folders_with("adapter_config.json")
+
+
+def _folders_with(file: str) -> dict[str, Path]:
     try:
         folder = data("models")
     except ResourceError:
         return {}
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    return {path.name: path for path in sorted(folder.iterdir()) if (path / file).is_file()}

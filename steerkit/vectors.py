@@ -431,6 +431,9 @@ class SteeringVectors(Mapping[str, Direction]):
     def check(self, model: ThinkingModel) -> None:
         """Refuse a model that these vectors do not fit; warn about one they were not made from.
 
+        Directions of a base are used on it with an adapter without a warning: what they move
+        there is what the two share. Chains name the model with its adapter, and the direction.
+
         Raises :class:`VectorsError` for another width or number of layers.
         """
         for direction in self.values():
@@ -445,7 +448,13 @@ class SteeringVectors(Mapping[str, Direction]):
                 )
         made_from = self.provenance.get("model")
         if made_from not in (None, model.name):
-            _logger.warning("vectors of %s are used on %s", made_from, model.name)
+            known = model.adapter is not None and made_from == model.base_name
+            level = logging.INFO if known else logging.WARNING
+            _logger.log(level, "vectors of %s are used on %s", made_from, model.name)
+        elif made_from is not None and model.adapter is not None:
+            digest = (self.provenance.get("adapter") or {}).get("digest")
+            if digest != model.adapter.digest:
+                _logger.warning("vectors of another state of %s are used on it", model.name)
 
     def calibrate(
         self,

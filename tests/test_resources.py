@@ -6,7 +6,7 @@ import pytest
 
 from steerkit import resources
 from steerkit.errors import ResourceError
-from steerkit.resources import bundled_models, data
+from steerkit.resources import bundled_adapters, bundled_models, data
 from steerkit.traces import read_traces
 
 
@@ -48,6 +48,9 @@ def test_nothing_outside_is_reached(tree, name):
 
 def test_bundled_models_are_folders_by_name(tree):
     assert list(bundled_models()) == ["small", "tiny"]
+    (tree / "data" / "models" / "change").mkdir()
+    (tree / "data" / "models" / "change" / "adapter_config.json").write_text("{}")
+    assert list(bundled_models()) == ["small", "tiny"] and list(bundled_adapters()) == ["change"]
     assert bundled_models()["tiny"] == tree / "data" / "models" / "tiny"
 
 

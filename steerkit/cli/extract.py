@@ -350,7 +350,10 @@ def _next_command(arguments: argparse.Namespace, vectors: SteeringVectors, trace
     at = "" if direction.layer is not None else f"@{direction.layers[len(direction.layers) // 2]}"
     short = (t.prompt for t in traces if t.prompt and len(t.prompt) <= 60 and "\n" not in t.prompt)
     words = ["steerkit", "generate", next(short, "YOUR PROMPT")]
-    for option, default in (("model", DEFAULT_MODEL), ("device", None), ("dtype", None)):
+    for option, default in (
+        *(("model", DEFAULT_MODEL), ("adapter", None)),
+        *(("device", None), ("dtype", None)),
+    ):
         if getattr(arguments, option) != default:
             words += [f"--{option}", getattr(arguments, option)]
     if arguments.device_map:

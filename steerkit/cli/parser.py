@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 from typing import Any, NoReturn
 
 from steerkit import __version__
@@ -108,17 +109,32 @@ def add_verbosity(parser: argparse.ArgumentParser, default: Any = argparse.SUPPR
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL) -> None:
-    """The options that say which model is loaded, where and how; see :func:`load_model`."""
+def add_model_options(
+    parser: argparse.ArgumentParser, *, model: str | None = DEFAULT_MODEL, adapter: bool = True
+) -> None:
+    """The options that say which model is loaded, where and how; see :func:`load_model`.
+
+    ``model`` is the default; ``adapter`` is whether one can be named.
+    """
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=default,
+        default=model,
         metavar="MODEL",
-        help="The thinking model: a bundled name, a folder in Hugging Face format, or a name on "
+        help="The model: a bundled name, a folder in Hugging Face format, or a name on "
         "the Hugging Face Hub such as deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B. "
-        f"Default: {default or 'none'}.",
+        f"Default: {model or 'none'}.",
     )
+    if adapter:
+        group.add_argument(
+            "--adapter",
+            metavar="ADAPTER",
+            help="A LoRA adapter to merge into the model: a bundled name, a folder such as "
+            "steerkit train adapter makes, or a name on the Hub. Needs the extra: pip install "
+            "'steerkit-thinking[adapter]'. Default: none.",
+        )
+    else:
+        parser.set_defaults(adapter=None)
     group.add_argument(
         "--revision",
         metavar="REVISION",
@@ -133,8 +149,9 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = DEF
     group.add_argument(
         "--dtype",
         metavar="DTYPE",
-        help="Number format of the weights: float32, bfloat16 or float16. Default: that of the "
-        "checkpoint, but float32 for a float16 checkpoint on a CPU.",
+        help="Number format of the weights: float32, bfloat16, float16 or auto. Default: auto, "
+        "that of the checkpoint; but float32 on a CPU for float16, and for bfloat16 too if the "
+        "processor has no instructions for it and there is room.",
     )
     group.add_argument(
         "--device-map",
@@ -171,6 +188,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
     return value
 
 

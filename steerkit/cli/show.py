@@ -108,7 +108,7 @@ def add_command(commands: Any, formatter: Any) -> None:
         metavar="BEFORE,LENGTH",
         help="Which tokens of a span are read. Default: as the vectors say, or else 1,10.",
     )
-    add_model_options(parser, default=None)
+    add_model_options(parser, model=None)
     add_verbosity(parser)
 
 

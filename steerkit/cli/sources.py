@@ -37,6 +37,7 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
             logging.disable_progress_bar()
         return load(
             arguments.model,
+            adapter=arguments.adapter,
             think=tuple(arguments.think) if arguments.think else None,
             device=arguments.device,
             dtype=arguments.dtype,

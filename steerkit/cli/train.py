@@ -1,22 +1,23 @@
-"""``steerkit train sft`` and ``rl``: the two stages in which the bundled models were made."""
+"""``steerkit train``: the two stages in which the bundled models were made, and adapters."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
-from steerkit.cli.parser import add_verbosity, positive
+from steerkit.cli import train_adapter
+from steerkit.cli.parser import above_zero, add_verbosity, positive
 from steerkit.cli.sources import check_output
 from steerkit.training.config import BASE
 
 _log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Train the bundled models again, from nothing, in two stages as large thinking models are."""
+Train the bundled models again, from nothing, in two stages as large thinking models are; or
+an adapter that makes a chat model of any size think."""
 
 _SFT = """\
 Train a small thinking model on chains of thought that a program writes: the first stage.
@@ -50,7 +51,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     parser = commands.add_parser(
         "train",
         prog="steerkit train",
-        help="Train the bundled models again.",
+        help="Train the bundled models again, or an adapter that makes a chat model think.",
         usage="steerkit train RECIPE [options]",
         description=_DESCRIPTION,
         epilog="Every recipe explains its options: steerkit train RECIPE --help.",
@@ -77,6 +78,7 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Tokens to train on. Default: those of the recipe.",
     )
     _add_machine(sft)
+    add_verbosity(sft)
     rl = recipes.add_parser(
         "rl",
         prog="steerkit train rl",
@@ -103,11 +105,13 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     rl.add_argument(
         "--learning-rate",
-        type=_rate,
+        type=above_zero,
         metavar="R",
         help="The peak rate. Default: that of the recipe.",
     )
     _add_machine(rl)
+    add_verbosity(rl)
+    train_adapter.add_recipe(recipes, formatter, _add_machine)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -120,41 +124,30 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
+def _add_machine(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
     parser.add_argument(
         "--threads",
         type=positive,
         metavar="N",
         help="Processor threads to use. Default: PyTorch's choice, all cores.",
     )
-    parser.add_argument(
-        "--device",
-        metavar="DEVICE",
-        help="Where to train: cpu, cuda, cuda:1, mps. Default: a CUDA GPU if there is one, else "
-        "the CPU.",
-    )
+    if device:
+        parser.add_argument(
+            "--device",
+            metavar="DEVICE",
+            help="Where to train: cpu, cuda, cuda:1, mps. Default: a CUDA GPU if there is one, "
+            "else the CPU.",
+        )
     parser.add_argument(
         "--fresh",
         action="store_true",
         help="Remove the checkpoint in DIR, if there is one, and begin anew.",
     )
-    add_verbosity(parser)
-
-
-def _rate(text: str) -> float:
-    """An argument that is a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
 
 
 def run_sft(arguments: argparse.Namespace) -> None:
     """Train, logging a line now and then on stderr."""
-    out = _prepare(arguments)
+    out = prepare(arguments)
     from steerkit.training import sft
     from steerkit.training.config import SFTConfig
 
@@ -168,7 +161,7 @@ def run_sft(arguments: argparse.Namespace) -> None:
 
 def run_rl(arguments: argparse.Namespace) -> None:
     """Train, logging a line a step on stderr."""
-    out = _prepare(arguments)
+    out = prepare(arguments)
     from steerkit.training import rl
     from steerkit.training.config import RLConfig
 
@@ -183,7 +176,7 @@ def run_rl(arguments: argparse.Namespace) -> None:
     print(f"Model: {out}")
 
 
-def _prepare(arguments: argparse.Namespace) -> Path:
+def prepare(arguments: argparse.Namespace) -> Path:
     """What both stages begin with: the folder checked, threads set, the log let through."""
     out = Path(arguments.out)
     check_output(out / "log.csv")

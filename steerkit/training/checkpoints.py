@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from steerkit.errors import TrainingError
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
+from steerkit.training.adapter_config import AdapterConfig
 from steerkit.training.config import RLConfig, SFTConfig
 from steerkit.training.plots import plot_training
 
@@ -50,7 +51,27 @@ class RLPosition:
         return self.step
 
 
-AnyPosition = TypeVar("AnyPosition", Position, RLPosition)
+@dataclass
+class AdapterPosition:
+    """Where the fitting of an adapter stands.
+
+    Optimizer steps, tokens seen, seconds spent on them, and the held-out loss before the first
+    step, in nats per token (``None`` without held-out chains).
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    before: float | None = None
+
+    @property
+    def spent(self) -> int:
+        """How much of ``AdapterConfig.steps`` is used up."""
+        return self.step
+
+
+AnyConfig = SFTConfig | RLConfig | AdapterConfig
+AnyPosition = TypeVar("AnyPosition", Position, RLPosition, AdapterPosition)
 
 
 def latest_checkpoint(out: Path | str) -> Path | None:
@@ -59,19 +80,25 @@ def latest_checkpoint(out: Path | str) -> Path | None:
     return found[-1] if found else None
 
 
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint was written with, as JSON has it."""
+    found: dict[str, Any] = json.loads((folder / "state.json").read_text())["config"]
+    return found
+
+
 def save_checkpoint(
     out: Path,
-    config: SFTConfig | RLConfig,
+    config: AnyConfig,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    position: Position | RLPosition,
+    position: Position | RLPosition | AdapterPosition,
     *,
     base: str | None = None,
 ) -> None:
     """Write ``checkpoint/step-N`` by one rename, then remove the older ones.
 
-    The folder holds weights, the optimizer's moments by parameter name, and the
-    configuration with the position and ``base``, the SHA-256 of the weights that the run
+    The folder holds the weights that are trained, the optimizer's moments by parameter name,
+    and the configuration with the position and ``base``, the SHA-256 of the weights that the run
     began with if they came from another one. Nothing else decides how a run goes on:
     what is random follows from the configuration and the position.
     """
@@ -82,7 +109,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     weights, moments = {}, {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         weights[name] = parameter.detach().contiguous()
         for key, tensor in optimizer.state[parameter].items():
             moments[f"{name}.{key}"] = tensor.contiguous()
@@ -98,7 +125,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path,
-    config: SFTConfig | RLConfig,
+    config: AnyConfig,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     kind: type[AnyPosition],
@@ -136,13 +163,18 @@ def load_checkpoint(
         )
     weights = load_file(folder / "model.safetensors")
     moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         parameter.data.copy_(weights[name])
         keys = [key for key in moments if key.rpartition(".")[0] == name]
         optimizer.state[parameter] = {
             key.rpartition(".")[2]: moments[key].to(parameter.device) for key in keys
         }
     return position
+
+
+def _trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Parameters that are trained: all of the bundled models, an adapter's alone of others."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 class TrainingLog:
@@ -168,6 +200,13 @@ class TrainingLog:
         """Add one row; columns that it lacks stay empty."""
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
+
+    def write_once(self, row: Mapping[str, object], **measured: float) -> None:
+        """Add a row with figures of its own, unless that step has them already."""
+        with self.path.open(newline="") as file:
+            rows = [old for old in csv.DictReader(file) if old["step"] == str(row["step"])]
+        if not any(old[name] for old in rows for name in measured):
+            self.write({**row, **{name: round(value, 4) for name, value in measured.items()}})
 
 
 def draw_log(out: Path) -> None:

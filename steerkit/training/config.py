@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from steerkit.errors import TrainingError
 from steerkit.puzzles.tasks import KINDS
@@ -68,8 +68,8 @@ class SFTConfig:
             *("tokens", "batch_tokens", "longest", "hidden_size", "layers", "heads"),
             *("kv_heads", "intermediate_size", "context", "learning_rate", "clip"),
         )
-        _in_range(self, dict.fromkeys(positive, 1e-12))
-        _in_range(self, {"warmup_tokens": 0, "decay": 0, "weight_decay": 0})
+        in_range(self, dict.fromkeys(positive, 1e-12))
+        in_range(self, {"warmup_tokens": 0, "decay": 0, "weight_decay": 0})
         if len(self.mixture) != len(KINDS) or min(self.mixture) < 0 or not sum(self.mixture) > 0:
             raise TrainingError(
                 "mixture is out of range",
@@ -143,11 +143,14 @@ class RLConfig:
                 expected="some of " + ", ".join(KINDS),
                 found=", ".join(unknown) or "none",
             )
-        _in_range(self, {"steps": 1, "tasks": 1, "samples": 2, "longest": 1, "snapshots": 0})
-        _in_range(self, {"learning_rate": 1e-12, "clip": 1e-12, "warmup_steps": 0, "decay": 0})
+        in_range(self, {"steps": 1, "tasks": 1, "samples": 2, "longest": 1, "snapshots": 0})
+        in_range(self, {"learning_rate": 1e-12, "clip": 1e-12, "warmup_steps": 0, "decay": 0})
 
 
-def _in_range(config: SFTConfig | RLConfig, least: Mapping[str, float]) -> None:
+def in_range(
+    config: Any, least: Mapping[str, float], most: Mapping[str, float] | None = None
+) -> None:
+    """Raise :class:`TrainingError` for a field below ``least``, above ``most``, or not finite."""
     for name, smallest in least.items():
         value = getattr(config, name)
         if not value >= smallest or not math.isfinite(value):
@@ -155,6 +158,12 @@ def _in_range(config: SFTConfig | RLConfig, least: Mapping[str, float]) -> None:
                 f"{name} is out of range",
                 expected="more than 0" if 0 < smallest < 1 else f"at least {smallest:g}",
                 found=value,
+            )
+    for name, largest in (most or {}).items():
+        value = getattr(config, name)
+        if value > largest:
+            raise TrainingError(
+                f"{name} is out of range", expected=f"at most {largest:g}", found=value
             )
 
 
@@ -168,6 +177,15 @@ def learning_rate(config: SFTConfig | RLConfig, spent: int) -> float:
         first, warmup, budget = config.batch_tokens, config.warmup_tokens, config.tokens
     else:
         first, warmup, budget = 1, config.warmup_steps, config.steps
+    return config.learning_rate * share_of_rate(spent, first, warmup, budget, config.decay)
+
+
+def share_of_rate(spent: int, first: int, warmup: int, budget: int, decay: float) -> float:
+    """The learning rate after ``spent`` of ``budget`` as a share of its peak, 0 to 1.
+
+    It rises over ``warmup``, counted from ``first``, the size of a step, and falls to zero
+    over the last part of the budget, ``decay``.
+    """
     warm = min(1.0, (spent + first) / max(warmup, 1))
-    left = (budget - spent) / max(config.decay * budget, 1e-9)
-    return config.learning_rate * max(0.0, min(warm, left))
+    left = (budget - spent) / max(decay * budget, 1e-9)
+    return max(0.0, min(warm, left))

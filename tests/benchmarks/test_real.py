@@ -1,0 +1,125 @@
+"""`make real` runs on a tiny model with a tiny adapter, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import real
+import real_directions
+import real_steering
+from real_report import markdown
+
+import steerkit as sk
+from steerkit.tasks import split_of
+from tests.tiny import tiny_model, tiny_trace, tiny_traces
+from tests.training.adapters import base_folder, shaken, written_adapter
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("real")
+    base = base_folder(place / "tiny-qwen2", max_position_embeddings=2048)
+    model = tiny_model()
+    return base, written_adapter(place / "thinker", model, shaken, record={"think": real.THINK})
+
+
+@pytest.fixture
+def run(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STEERKIT_REFERENCE", raising=False)
+    for module in (real, real_directions, real_steering):
+        monkeypatch.setattr(module, "LAYER", 1)
+
+    def call(*words: str) -> tuple[dict, str]:
+        few = ["--chains", "12", "--prompts", "2", "--max-new-tokens", "6"]
+        few += ["--tasks", "3", "--thinking-tokens", "5"]
+        monkeypatch.setattr(sys, "argv", ["real.py", "--model", str(folders[0]), *few, *words])
+        real.main()
+        captured = capsys.readouterr()
+        results = json.loads((tmp_path / "out/real/results/real.json").read_text())
+        assert captured.out.strip() == markdown(results).strip()
+        return results, captured.err
+
+    return call
+
+
+def test_both_models_are_steered_by_directions_of_the_own_chains(run, folders, tmp_path) -> None:
+    results, said = run("--adapter", str(folders[1]))
+    assert "STEERKIT_REFERENCE is not set" in said and results["reference"] is None
+    assert results["chains"] == "own" and results["extraction"]["chains"] == 12
+    page = (tmp_path / "out/real/results/real.md").read_text()
+    assert "labelled chains in plain English that come with steerkit" in page
+    assert "*Published*" not in page and "earlier quick run" not in page
+    for part, coefficients in (
+        (results, (-0.4, 0.25, 0.5)),
+        (results["adapter"], (-0.3, 0.1, 0.2)),
+    ):
+        rows = part["conditions"]
+        assert {row["coefficient"] for row in rows} == {0.0, *coefficients}
+        assert len(part["texts"]) == 2 * 10 and len(part["thinking"]["chains"]) == 3
+        assert part["thinking"]["shares"]["tasks"] == 3
+    assert "With the adapter thinker" in page and "## Does it think?" in page
+    plain, thinking = ([row["text"] for row in p["texts"]] for p in (results, results["adapter"]))
+    assert plain[:2] != thinking[:2]  # unsteered: two models
+    with (tmp_path / "out/real/results/real.csv").open(newline="") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["plain"] * 20 + ["adapter"] * 20
+    before = (tmp_path / "out/real/texts.jsonl").stat().st_mtime_ns
+    again, said = run("--adapter", str(folders[1]))
+    assert "steered" not in said and "asked" not in said
+    assert (tmp_path / "out/real/texts.jsonl").stat().st_mtime_ns == before
+    assert again["adapter"]["texts"] == results["adapter"]["texts"]
+
+
+def test_without_an_adapter_the_plain_model_alone_is_shown(run, tmp_path) -> None:
+    results, said = run("--adapter", "none", "--contrasts")
+    assert "only the plain model is shown" in said and "adapter" not in results
+    page = (tmp_path / "out/real/results/real.md").read_text()
+    assert "Does it think?" not in page and "The other contrasts: split-half cosine" in page
+
+
+def test_two_sets_of_chains_are_compared_by_behaviour(monkeypatch) -> None:
+    monkeypatch.setattr(real_directions, "LAYER", 1)
+    model = tiny_model()
+    one, two = (
+        sk.extract(model, tiny_traces(40, seed=seed), select=sk.Traces()) for seed in (0, 1)
+    )
+    found = real_directions.between_chains(one, two)
+    for label, row in found["directions"].items():
+        expected = real_directions.cosine(one[label].tensor[1], two[label].tensor[1])
+        assert row["cosine"] == pytest.approx(expected)
+        assert found["cosine_by_layer"][label][1] == pytest.approx(expected, abs=1e-4)
+        assert row["cosine_with_other_labels"] < row["cosine"]
+    same = real_directions.between_chains(one, one)["directions"]
+    assert all(row["cosine"] == pytest.approx(1) for row in same.values())
+
+
+def test_held_out_tasks_have_answers_and_no_chain() -> None:
+    tasks = real_steering.held_out_tasks(24)
+    assert len({task.category for task in tasks}) >= 8 and len(tasks) == 24
+    assert all(task.answer and split_of(task.prompt) == "evaluate" for task in tasks)
+    prompts = {trace.prompt for trace in real_directions.own_chains()}
+    assert not prompts & {task.prompt for task in tasks}
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("So.\n</think>\nAnswer: 7", True), ("So.\n</think>\nAnswer: 8", False), ("Answer: 7", False)],
+)
+def test_a_thinking_model_answers_after_its_thinking(text: str, right: bool) -> None:
+    task = sk.Task(id="t", prompt="How many?", answer="7")
+    trace = sk.Trace(id="t", task_id="t", prompt="How many?", response=text)
+    assert real_steering.answered(tiny_model(), trace, task) is right
+
+
+def test_a_plain_model_answers_anywhere() -> None:
+    from tests.training.adapters import plain_model
+
+    model, task = plain_model(), sk.Task(id="t", prompt="How many?", answer="7")
+    for text, right in (("It is so.\nAnswer: 7", True), ("**Answer:** 8", False), ("7", False)):
+        trace = sk.Trace(id="t", task_id="t", prompt="How many?", response=text)
+        assert real_steering.answered(model, trace, task) is right
+    assert not real_steering.answered(model, tiny_trace(["deduction"]), task)
