@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from steerkit.annotation import ANNOTATORS
@@ -113,7 +114,7 @@ def independence_note(vectors: SteeringVectors, annotator: str | Annotator) -> s
 def _teachers(annotator: str | Annotator) -> set[str]:
     """Whose labels an annotator was fitted on, where it says so."""
     facts = getattr(annotator, "fitted_on", None)
-    named = facts.get("annotators", ()) if hasattr(facts, "get") else ()
+    named = facts.get("annotators", ()) if isinstance(facts, Mapping) else ()
     return {str(name) for name in named} - {"unknown"}
 
 

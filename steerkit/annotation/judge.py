@@ -241,7 +241,7 @@ class Judge:
         for piece in pieces:
             kept = None
             if cache is not None:
-                kept = cache.get(self._key(piece), piece.count, self.labels)
+                kept = cache.get(self._key(piece), piece.length, self.labels)
             if kept is None:
                 todo.append(piece)
             else:

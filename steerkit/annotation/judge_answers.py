@@ -73,6 +73,8 @@ def read_answer(text: str, count: int, labels: Sequence[str]) -> Answer:
 def _rows(text: str) -> list[Any] | None:
     """The entries of the one answer that a text holds; ``None`` for none, or for several."""
     text = _THOUGHT.sub("", text, count=1)
+    if text.lstrip().startswith("<think>"):
+        return None  # it was still thinking: nothing in it is an answer
     fenced = _FENCED.match(text)
     found = _entries(_decoded(fenced[1] if fenced else text))
     if found is not None:

@@ -10,7 +10,8 @@ from typing import Any
 from steerkit.annotation.judge_prompt import Piece
 from steerkit.errors import AnnotationError
 
-CHARACTERS_PER_TOKEN = 3.6
+# of the Qwen tokenizer, measured on two sets of 100 chains: 3.5 and 3.8, and 14.5 a label
+CHARACTERS_PER_TOKEN = 3.5
 TOKENS_PER_LABEL = 16
 TOKENS_AROUND = 30
 
@@ -75,7 +76,7 @@ class Estimate:
 def expected_tokens(piece: Piece) -> tuple[float, float]:
     """Tokens of a piece's prompt and of its answer, by rule of thumb (:data:`BASIS`)."""
     prompt = len(piece.message) / CHARACTERS_PER_TOKEN
-    return prompt, piece.count * TOKENS_PER_LABEL + TOKENS_AROUND
+    return prompt, piece.length * TOKENS_PER_LABEL + TOKENS_AROUND
 
 
 def estimated(
@@ -86,7 +87,7 @@ def estimated(
     prompt, answer = (round(sum(part)) for part in zip(*tokens, strict=True)) if tokens else (0, 0)
     return Estimate(
         chains,
-        sum(piece.count for piece in (*todo, *kept)),
+        sum(piece.length for piece in (*todo, *kept)),
         len(todo),
         len(kept),
         prompt,

@@ -14,7 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from steerkit.annotation.judge_prompt import Message
-from steerkit.annotation.judge_request import Reply, RequestForm, read_reply, shortened
+from steerkit.annotation.judge_request import (
+    Reply,
+    RequestForm,
+    read_reply,
+    said_by,
+    shortened,
+)
 from steerkit.annotation.rate_limit import Clock, RateLimit, retry_after
 from steerkit.errors import AnnotationError
 
@@ -130,7 +136,7 @@ class Endpoint:
             try:
                 completion = self._client.chat.completions.create(**body)
             except openai.APIStatusError as problem:
-                said = self._scrubbed(str(problem))
+                said = self._scrubbed(said_by(problem.body))
                 status = problem.status_code
                 if self.form.gives_way(status, said, body, answered=self._answered):
                     continue
@@ -222,7 +228,7 @@ class Endpoint:
         return wait
 
     def _lost(self, failures: int, reason: str) -> RequestError:
-        error = RequestError(f"no reply in {failures} attempts", found=reason)
+        error = RequestError(f"no reply in {failures} attempts: {reason}")
         error.lost = True
         return error
 

@@ -105,7 +105,7 @@ class Inquiry:
                 return _without(piece, str(failed), lost=failed.lost)
             answer = Answer((), reply.problem)
             if not reply.problem:
-                answer = read_answer(reply.text, piece.count, self.labels)
+                answer = read_answer(reply.text, piece.length, self.labels)
             self._count(reply, good=not answer.problem)
             if not answer.problem:
                 labels = tuple(label or UNPARSED for label in answer.labels)
@@ -113,7 +113,7 @@ class Inquiry:
                 return Labelled(labels)
             messages = [asked]
             if reply.text.strip():
-                told = complaint(answer.problem, piece.count)
+                told = complaint(answer.problem, piece.length)
                 messages.append({"role": "assistant", "content": reply.text[:_REPEATED]})
                 messages.append({"role": "user", "content": told})
         if not answer.labels:
@@ -135,4 +135,4 @@ class Inquiry:
 
 
 def _without(piece: Piece, problem: str, *, lost: bool = False) -> Labelled:
-    return Labelled((UNPARSED,) * piece.count, tuple(range(piece.count)), problem, lost)
+    return Labelled((UNPARSED,) * piece.length, tuple(range(piece.length)), problem, lost)

@@ -44,12 +44,12 @@ class Piece(NamedTuple):
     """Sentences of one chain that are asked for in one request.
 
     ``trace`` is the number of the trace, ``first`` that of the piece's first sentence in it,
-    both from 0; ``count`` is how many sentences it has; ``message`` is what is asked.
+    both from 0; ``length`` is how many sentences it has; ``message`` is what is asked.
     """
 
     trace: int
     first: int
-    count: int
+    length: int
     message: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -124,6 +125,16 @@ def read_reply(completion: Any, model: str) -> Reply:
         _tokens(usage, "completion_tokens"),
         str(getattr(completion, "model", None) or model),
     )
+
+
+def said_by(body: Any) -> str:
+    """What a server says of a refusal, from the body of its error, whatever that looks like."""
+    message = body.get("message") if isinstance(body, dict) else None
+    if not isinstance(message, str):
+        return body if isinstance(body, str) else json.dumps(body, default=str)
+    more = [str(body[k]) for k in ("code", "type", "param") if body.get(k)]
+    more = [detail for detail in dict.fromkeys(more) if detail not in message]
+    return f"{message} ({', '.join(more)})" if more else message
 
 
 def shortened(text: str) -> str:

@@ -26,8 +26,8 @@ def as_done(
         Set when the caller is through or gives up: no further item is begun. Work that is
         waiting should look at it too.
 
-    What ``work`` raises is raised here. The threads are daemons, unlike those of
-    ``concurrent.futures``: after Ctrl-C nobody has to wait for a slow server.
+    What ``work`` raises is raised here, and nothing more is begun. The threads are daemons,
+    unlike those of ``concurrent.futures``: after Ctrl-C nobody waits for a slow server.
     """
     todo = iter(enumerate(items))
     lock = threading.Lock()
@@ -43,6 +43,7 @@ def as_done(
             try:
                 done.put((number, work(item), None))
             except BaseException as problem:
+                stop.set()
                 done.put((number, None, problem))
 
     workers = [threading.Thread(target=run, daemon=True) for _ in range(min(threads, len(items)))]

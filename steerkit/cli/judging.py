@@ -142,7 +142,7 @@ def given_options(arguments: argparse.Namespace) -> list[str]:
     return [
         f"--{name.replace('_', '-')}"
         for name in names
-        if getattr(arguments, name) not in (None, False)
+        if getattr(arguments, name) is not None and getattr(arguments, name) is not False
     ]
 
 
@@ -152,7 +152,7 @@ def judge_from(arguments: argparse.Namespace) -> Judge:
 
     if not arguments.judge_model:
         raise AnnotationError(
-            "the judge is a language model: which one?",
+            "the judge is a language model, and none is named",
             fix="name it with --judge-model, and its server with --base-url",
         )
     if arguments.cache and arguments.no_cache:

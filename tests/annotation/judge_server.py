@@ -121,7 +121,7 @@ def judge_server():
             length = int(self.headers["Content-Length"])
             body = json.loads(self.rfile.read(length))
             assert self.path == "/v1/chat/completions", self.path
-            answer = served.answer(dict(self.headers), body)
+            answer = served.answer({k.title(): v for k, v in self.headers.items()}, body)
             self.close_connection = True
             if answer is None:
                 return

@@ -213,9 +213,10 @@ def test_a_server_that_goes_down_ends_the_run_and_answers_are_kept(server):
     with pytest.raises(AnnotationError, match="does not answer"):
         annotate(chains, judge(server, attempts=2, concurrency=2))
     server.otherwise = RIGHT
-    server.bodies.clear()
-    assert labels(annotate(chains, judge(server))) == labels(chains)
-    assert len(server.bodies) == 14
+    made = judge(server)
+    assert labels(annotate(chains, made)) == labels(chains)
+    # one more may have been under way when it ended
+    assert made.report.cached in (6, 7) and made.report.requests == 20 - made.report.cached
 
 
 @pytest.mark.parametrize(
@@ -405,6 +406,7 @@ def test_a_run_that_was_killed_goes_on(server, tmp_path):
     with run:
         assert run.stdout.readline() == "1\n" and run.stdout.readline() == "2\n"
         run.send_signal(signal.SIGKILL)
+    server.script.clear()
     made = judge(server)
     assert labels(annotate(read_traces(path), made)) == labels(chains)
     assert (made.report.cached, made.report.requests) == (2, 4)

@@ -36,10 +36,10 @@ def test_every_sentence_is_asked_for_once_and_in_order(texts, size):
     found = pieces(texts, size=size)
     assert [text for piece in found for _, text in asked(piece)] == texts
     for piece in found:
-        assert [n for n, _ in asked(piece)] == list(range(1, piece.count + 1))
-        assert piece.trace == 3 and piece.count <= size
-    assert [p.first for p in found] == [sum(q.count for q in found[:i]) for i in range(len(found))]
-    counts = [piece.count for piece in found]
+        assert [n for n, _ in asked(piece)] == list(range(1, piece.length + 1))
+        assert piece.trace == 3 and piece.length <= size
+    assert [p.first for p in found] == [sum(q.length for q in found[:i]) for i in range(len(found))]
+    counts = [piece.length for piece in found]
     assert not counts or max(counts) - min(counts) <= 1, "parts are of equal size"
 
 

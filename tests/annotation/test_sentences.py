@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -130,8 +131,8 @@ def test_spans_of_the_bundled_chains_are_cut_where_their_writers_cut_them():
     assert found / wanted <= 0.01
 
 
-# raise steerkit.annotation.sentences.SPLITTER whenever these have to change
-PINNED = {1: "?"}
+# raise steerkit.annotation.sentences.SPLITTER whenever the value has to change
+PINNED = {"1 nupunkt 0.8.0": "8e550ec1"}
 _AWKWARD = (
     "So x = 3 kg. Then 5! / 3! is 20. Dr. No says e.g. that, i.e. no.\n1. One\n2) Two\n\n"
     "a) \\(x. y\\) `a. b`\n```\nx = 1. y\n```\nWrapped\nline. **Step 2.** End... Really?! Yes"
@@ -142,22 +143,24 @@ def test_a_splitter_that_cuts_otherwise_has_another_version():
     """Names of annotators hold the version, so that other labels come under other names."""
     chains = sk.read_traces(sk.data("traces/reasoning.jsonl"))
     cut = [sentence_bounds(_AWKWARD), *(trace_sentences(trace) for trace in chains[:20])]
-    found = fingerprint(cut)
-    assert found == PINNED.get(SPLITTER), f"version {SPLITTER} now cuts as {found}"
+    name, found = sentences.splitter_name(), fingerprint(cut)
+    if name.startswith(f"{SPLITTER} ") and not name.endswith("nupunkt 0.8.0"):
+        pytest.skip(f"not pinned for {name}, which names it apart")
+    assert found == PINNED.get(name), f"version {name} now cuts as {found}"
 
 
 @pytest.mark.parametrize("part", ["SPLITTER", "version"])
 def test_names_of_annotators_tell_splitters_apart(monkeypatch, part):
     judge = Judge("m", "http://localhost:1/v1")
-    made = [read_rules(), read_classifier(), judge]
-    before = [annotator.name for annotator in made]
+    classifier = read_classifier()
+    before = [read_rules().name, replace(classifier).name, judge.name]
     value = sentences.SPLITTER + 1 if part == "SPLITTER" else lambda package: "9.9"
     monkeypatch.setattr(sentences, part, value)
     sentences.splitter_name.cache_clear()
-    after = [annotator.name for annotator in (read_rules(), read_classifier(), judge)]
+    after = [read_rules().name, replace(classifier).name, judge.name]
     assert not set(before) & set(after)
     pairs = zip(before, after, strict=True)
     assert all(annotator_identity(a) == annotator_identity(b) for a, b in pairs)
     monkeypatch.undo()
     sentences.splitter_name.cache_clear()
-    assert [read_rules().name, read_classifier().name, judge.name] == before
+    assert [read_rules().name, replace(classifier).name, judge.name] == before

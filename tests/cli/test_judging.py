@@ -148,9 +148,9 @@ def test_every_option_reaches_the_judge():
     assert (made.timeout, made.attempts, made.cache) == (9.5, 2, "kept")
     assert (made.price, made.temperature) == (Price(1, 2), 0.7)
     parse = build_parser().parse_args
-    assert judge_from(parse([*words[:5], "--temperature", "none"])).temperature is None
-    assert judge_from(parse([*words[:5], "--no-cache"])).cache is False
-    plain = judge_from(parse(words[:5]))
+    assert judge_from(parse([*words[:6], "--temperature", "none"])).temperature is None
+    assert judge_from(parse([*words[:6], "--no-cache"])).cache is False
+    plain = judge_from(parse(words[:6]))
     assert (plain.temperature, plain.cache, plain.price) == (0.0, True, None)
 
 
