@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,13 +27,18 @@ def model_facts(model: ThinkingModel) -> dict[str, Any]:
 
 
 def chain_facts(used: Sequence[Trace], kept: Sequence[Trace]) -> dict[str, Any]:
-    """Hashes of the chains extracted from and of those kept for choosing, and of their tasks."""
+    """Hashes of the chains extracted from and of those kept for choosing, and of their tasks.
+
+    ``annotators`` labelled either; ``annotator_chains`` counts the chains extracted from, with
+    those whose annotator is not recorded as ``unknown``.
+    """
     return {
         "traces": sorted(trace_digest(trace) for trace in used),
         "select_traces": sorted(trace_digest(trace) for trace in kept),
         "extract_tasks": task_keys(used),
         "select_tasks": task_keys(kept),
         "annotators": sorted({t.annotator for t in (*used, *kept) if t.annotator is not None}),
+        "annotator_chains": dict(Counter(trace.annotator or "unknown" for trace in used)),
     }
 
 

@@ -161,6 +161,7 @@ def test_provenance_says_where_vectors_come_from_without_paths_or_times() -> Non
     assert provenance["traces"] == sorted(trace_digest(t) for t in used)
     assert provenance["select_traces"] == sorted(trace_digest(t) for t in kept)
     assert provenance["annotators"] == ["planted"]
+    assert provenance["annotator_chains"] == {"planted": len(used)}
     assert provenance["contrast"] == "balanced" and provenance["seed"] == 3
     assert provenance["window"] == {"before": 0, "length": 5}
     assert provenance["counts"]["chains"] == len(used)

@@ -196,6 +196,17 @@ def test_the_page_on_steering_runs_from_top_to_bottom(capsys):
     assert len(names["chains"]) == 3 and names["written"].shape[1] > names["ids"].shape[1]
 
 
+def test_the_page_on_annotation_runs_from_top_to_bottom(capsys):
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "annotation.md"
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "phrase=" in printed and "requests," in printed
+    assert "same other" in printed and "is exact on them" in printed
+    assert "questions@1" in printed and names["estimate"].chains == 10
+
+
 def test_the_page_on_directions_runs_from_top_to_bottom(capsys):
     names: dict[str, object] = {}
     page = ROOT / "docs" / "directions.md"

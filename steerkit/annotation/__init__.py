@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 from steerkit.annotation.agreement import Agreement, agree
 from steerkit.annotation.annotator import Annotator
 from steerkit.annotation.classifier import Classifier, read_classifier
 from steerkit.annotation.fitting import cross_annotate, fit_classifier
 from steerkit.annotation.grammar import Grammar, annotate_grammar
+from steerkit.annotation.judge import Judge
+from steerkit.annotation.judge_cost import Price
 from steerkit.annotation.rules import Rules, read_rules
 from steerkit.annotation.shuffled import shuffle_labels
 from steerkit.annotation.tagged import Unplaced, read_tagged
@@ -21,6 +23,8 @@ __all__ = [
     "Annotator",
     "Classifier",
     "Grammar",
+    "Judge",
+    "Price",
     "Rules",
     "Unplaced",
     "agree",
@@ -39,7 +43,7 @@ ANNOTATORS: dict[str, Callable[[], Annotator]] = {
     "rules": read_rules,
     "classifier": read_classifier,
 }
-"""Annotators by name, as they come with the package."""
+"""Annotators by name, as they come with the package. A :class:`Judge` needs a model's name."""
 
 
 def annotate(
@@ -59,8 +63,8 @@ def annotate(
         ``grammar``: the exact annotator of the bundled models' chains, for nothing else.
         ``rules``: marker phrases, for plain English. ``classifier``: fitted on the bundled
         chains in plain English. Or an :class:`Annotator`: rules of your own
-        (:func:`read_rules`), a classifier of your own (:func:`fit_classifier`), anything
-        with a ``name`` and ``spans``.
+        (:func:`read_rules`), a classifier of your own (:func:`fit_classifier`), a language
+        model (:class:`Judge`), anything with a ``name`` and ``spans``.
     keep_spans:
         Label the spans that are there anew instead of finding sentences.
     progress:
@@ -72,7 +76,11 @@ def annotate(
     if isinstance(annotator, str):
         if annotator not in ANNOTATORS:
             raise AnnotationError(
-                f"unknown annotator {annotator!r}", expected="one of " + ", ".join(ANNOTATORS)
+                f"unknown annotator {annotator!r}",
+                expected="one of " + ", ".join(ANNOTATORS),
+                fix="a language model is asked by Judge(model): give that instead of a name"
+                if annotator.startswith("judge")
+                else None,
             )
         annotator = ANNOTATORS[annotator]()
     elif not isinstance(annotator, Annotator):
@@ -83,11 +91,16 @@ def annotate(
         )
     listed = Traces([traces] if isinstance(traces, Trace) else traces)
     labelled: list[Trace] = []
-    for spans in annotator.spans(listed, keep=keep_spans):
-        if len(labelled) < len(listed):
-            labelled.append(listed[len(labelled)].with_spans(spans, annotator.name))
-        if progress is not None:
-            progress(len(labelled), len(listed))
+    found = annotator.spans(listed, keep=keep_spans)
+    try:
+        for spans in found:
+            if len(labelled) < len(listed):
+                labelled.append(listed[len(labelled)].with_spans(spans, annotator.name))
+            if progress is not None:
+                progress(len(labelled), len(listed))
+    finally:
+        if isinstance(found, Generator):  # whatever it has begun ends here, not some time later
+            found.close()
     if len(labelled) != len(listed):
         raise AnnotationError(
             f"the annotator {annotator.name!r} left chains out",

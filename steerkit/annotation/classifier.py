@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from steerkit.annotation.annotator import units
+from steerkit.annotation.annotator import fingerprint, units
 from steerkit.annotation.features import Unit, matrix, trace_units
+from steerkit.annotation.sentences import splitter_name
 from steerkit.behaviors import UNPARSED, Behavior, behaviors, declare
 from steerkit.errors import AnnotationError, ResourceError, SteerkitError
 from steerkit.files import write_bytes_atomic
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 BUNDLED = "annotators/classifier.safetensors"
 FORMAT = 1
+VERSION = 1  # raised whenever the same file may label differently than before
 _KEY = "steerkit_classifier"
 _BATCH = 32  # chains whose features are held at once
 
@@ -73,8 +74,10 @@ class Classifier:
 
     @cached_property
     def name(self) -> str:
-        """``classifier@`` and a hash of its file."""
-        return "classifier@" + hashlib.blake2b(self.to_bytes(), digest_size=4).hexdigest()
+        """``classifier@`` and a hash of what was fitted, ``#`` and one of the settings."""
+        fitted = replace(self, threshold=0.0).to_bytes()
+        settings = [VERSION, self.threshold, splitter_name()]
+        return f"classifier@{fingerprint(fitted)}#{fingerprint(settings, 3)}"
 
     def with_threshold(self, threshold: float | None) -> Classifier:
         """The same with another threshold, 0 to 1; ``None`` leaves it as it is."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from steerkit.annotation.annotator import units
-from steerkit.annotation.classifier import Classifier, checked_threshold, softmax
+from steerkit.annotation.annotator import fingerprint, units
+from steerkit.annotation.classifier import VERSION, Classifier, checked_threshold, softmax
 from steerkit.annotation.features import (
     BLOCKS,
     Unit,
@@ -22,6 +22,7 @@ from steerkit.annotation.features import (
     trace_units,
     weighted,
 )
+from steerkit.annotation.sentences import splitter_name
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.errors import AnnotationError
 from steerkit.traces import Trace, Traces
@@ -208,7 +209,8 @@ def cross_annotate(
         Called with the number of folds done and of all.
 
     Returns the chains in their order, to be compared with the originals by
-    :func:`steerkit.annotation.agree`. Raises :class:`AnnotationError` for fewer tasks than
+    :func:`steerkit.annotation.agree`. Their annotator is named by the folds and a
+    hash of the chains that were learned from. Raises :class:`AnnotationError` for fewer tasks than
     folds, and as :func:`fit_classifier` does.
     """
     listed = Traces(traces)
@@ -216,7 +218,9 @@ def cross_annotate(
     fold_of = assigned_folds([trace.task_key for trace in listed], folds)
     examples = Examples.of(listed)
     place = np.array([fold_of[examples.keys[task]] for task in examples.tasks])
-    name = f"classifier, {folds}-fold"
+    learned = [[t.id, t.response, [[s.start, s.end, s.label] for s in t.spans]] for t in listed]
+    settings = [VERSION, threshold, splitter_name()]
+    name = f"classifier, {folds}-fold@{fingerprint(learned)}#{fingerprint(settings, 3)}"
     made: dict[str, Trace] = {}
     for fold in range(folds):
         held = [trace for trace in listed if fold_of[trace.task_key] == fold]

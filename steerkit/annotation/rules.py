@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from steerkit.annotation.annotator import units
+from steerkit.annotation.annotator import fingerprint, units
+from steerkit.annotation.sentences import splitter_name
 from steerkit.behaviors import UNPARSED, Behavior, behavior, behaviors, declare
 from steerkit.errors import AnnotationError, BehaviorError, ResourceError
 from steerkit.resources import data
 from steerkit.traces import Span, Trace
 
 BUNDLED = "annotators/rules.toml"
+VERSION = 1  # raised whenever the same file may label differently than before
 PLACES = ("start", "anywhere", "end")
 _SAME = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2212", "''\"\"---")
 
@@ -112,11 +112,10 @@ class Rules:
 
     @cached_property
     def name(self) -> str:
-        """``rules@`` and a hash of everything that decides."""
-        content = json.dumps(
-            [self.otherwise, self.openers, [vars(rule) for rule in self.rules]], sort_keys=True
-        )
-        return "rules@" + hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+        """``rules@`` and a hash of the rules, ``#`` and one of how they are applied."""
+        content = [self.otherwise, self.openers, [vars(rule) for rule in self.rules]]
+        settings = [VERSION, splitter_name()]
+        return f"rules@{fingerprint(content)}#{fingerprint(settings, 3)}"
 
     def explain(self, sentence: str, place: float = 0.5) -> Found:
         """The label of a sentence, with the phrase and priority that decided it.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+from importlib.metadata import version
 from itertools import pairwise
 
 from steerkit.traces import Trace
 
 Bounds = tuple[int, int]
 """Half-open Unicode-character offsets [start, end)."""
+
+SPLITTER = 1
+"""Raised whenever this module may cut the same text in another way than before."""
 
 # Nothing is cut within fenced or inline code and LaTeX. A mark that is opened and never
 # closed protects nothing.
@@ -79,6 +84,12 @@ def trace_sentences(trace: Trace) -> list[Bounds]:
     """The sentences of a thinking section, in characters of ``trace.response``."""
     offset = trace.thinking_bounds[0]
     return [(offset + start, offset + end) for start, end in sentence_bounds(trace.thinking)]
+
+
+@cache
+def splitter_name() -> str:
+    """What decides where sentences end: the version of this module and that of ``nupunkt``."""
+    return f"{SPLITTER} nupunkt {version('nupunkt')}"
 
 
 def _is_factorial(text: str, cut: int) -> bool:

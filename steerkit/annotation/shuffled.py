@@ -10,6 +10,9 @@ from steerkit.behaviors import UNPARSED
 from steerkit.spans import Span
 from steerkit.traces import Trace, Traces
 
+SHUFFLED = ", labels shuffled within chains, seed "
+"""What stands between an annotator's name and the seed, in the name that the twin records."""
+
 
 def shuffle_labels(traces: Trace | Iterable[Trace], seed: int = 0) -> Traces:
     """The same chains and spans, labels shuffled among the spans of each chain.
@@ -51,5 +54,5 @@ def _shuffled(trace: Trace, seed: int) -> Trace:
     for place, source in zip(places, order, strict=True):
         span = trace.spans[place]
         spans[place] = Span(span.start, span.end, trace.spans[places[source]].label)
-    by = f"{trace.annotator or 'unknown'}, labels shuffled within chains, seed {seed}"
+    by = f"{trace.annotator or 'unknown'}{SHUFFLED}{seed}"
     return replace(trace, spans=tuple(spans), annotator=by)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.cli.chains import print_json
+from steerkit.cli.judging import add_judge_options, agreed, given_options, judge_from, show_report
 from steerkit.cli.parser import add_declare_option, add_verbosity, positive
-from steerkit.cli.screen import progress, status, stderr, stdout
+from steerkit.cli.screen import progress, say, status, stderr, stdout
 from steerkit.cli.sources import check_output, declare_all, read_chains
 from steerkit.cli.tables import count, percent, table
 from steerkit.errors import AnnotationError, ResourceError
@@ -37,6 +38,9 @@ examples:
   steerkit annotate chains.jsonl --annotator classifier --threshold 0.6
   steerkit annotate chains.jsonl --annotator classifier --fit labelled.jsonl --save mine.safetensors
   steerkit annotate labelled.jsonl --annotator classifier --folds 10 --keep-spans --out again.jsonl
+  steerkit annotate chains.jsonl --annotator judge --judge-model gpt-4.1-mini --price 0.40 1.60
+  steerkit annotate chains.jsonl --annotator judge --judge-model qwen3:8b \\
+      --base-url http://localhost:11434/v1 --yes
   steerkit agree labelled.jsonl again.jsonl --unit spans"""
 
 
@@ -58,10 +62,10 @@ def add_command(commands: Any, formatter: Any) -> None:
     parser.add_argument(
         "--annotator",
         default="grammar",
-        choices=("grammar", "rules", "classifier"),
+        choices=("grammar", "rules", "classifier", "judge"),
         help="Who labels: grammar, the exact annotator of the bundled models' chains; rules, "
         "marker phrases; classifier, by default the bundled one, which is fitted on the bundled "
-        "chains in plain English. Default: %(default)s.",
+        "chains in plain English; judge, a language model. Default: %(default)s.",
     )
     parser.add_argument(
         "--with",
@@ -101,6 +105,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     fitting.add_argument(
         "--save", metavar="FILE", help="Write the fitted classifier, in safetensors format."
     )
+    add_judge_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -140,7 +145,15 @@ def run(arguments: argparse.Namespace) -> None:
             )
     declare_all(arguments.declare)
     chains, unplaced = read_chains([arguments.file])
-    traces = _annotated(arguments, chains)
+    judge = judge_from(arguments) if arguments.annotator == "judge" else None
+    if judge is not None and not agreed(arguments, judge, chains):
+        return
+    try:
+        traces = _annotated(arguments, chains, judge)
+    except KeyboardInterrupt:
+        if judge is not None and judge.cache is not False:
+            say("answers that came are kept: the same command goes on from here")
+        raise
     if out is not None:
         write_traces(traces, out)
     if arguments.json:
@@ -157,6 +170,8 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(f"{count(len(unplaced), 'tagged part')} could not be placed")
     if arguments.annotator != "grammar" and len(traces):
         console.print(f"Annotator: {traces[0].annotator}", markup=False, soft_wrap=True)
+    if judge is not None:
+        show_report(console, judge)
     if arguments.save:
         console.print(f"Classifier: {arguments.save}", markup=False, soft_wrap=True)
     if out is not None:
@@ -171,7 +186,9 @@ def _check(arguments: argparse.Namespace) -> None:
         for name in ("fit", "folds", "threshold", "save")
         if getattr(arguments, name) is not None and not classifier
     ]
-    if arguments.source and arguments.annotator == "grammar":
+    if arguments.annotator != "judge":
+        wrong += given_options(arguments)
+    if arguments.source and arguments.annotator in ("grammar", "judge"):
         wrong.append("--with")
     if wrong:
         raise AnnotationError(
@@ -193,7 +210,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise AnnotationError("--save writes what --fit has fitted", fix="give --fit as well")
 
 
-def _annotated(arguments: argparse.Namespace, chains: Traces) -> Traces:
+def _annotated(
+    arguments: argparse.Namespace, chains: Traces, annotator: Annotator | None = None
+) -> Traces:
     from steerkit.annotation import annotate, cross_annotate
 
     if arguments.folds:
@@ -205,7 +224,7 @@ def _annotated(arguments: argparse.Namespace, chains: Traces) -> Traces:
                 keep_spans=arguments.keep_spans,
                 progress=report,
             )
-    annotator = _annotator(arguments)
+    annotator = annotator or _annotator(arguments)
     with progress("labelling", "chains") as report:
         return annotate(chains, annotator, keep_spans=arguments.keep_spans, progress=report)
 

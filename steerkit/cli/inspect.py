@@ -19,7 +19,7 @@ from steerkit.cli.parser import (
 )
 from steerkit.cli.screen import status, stdout
 from steerkit.cli.sources import check_output, load_model
-from steerkit.cli.tables import MISSING, clean, number, table
+from steerkit.cli.tables import MISSING, clean, count, number, table
 from steerkit.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ Look into a vectors file: its directions, the cosines between them at one layer,
 
 _EPILOG = """\
 what is printed:
-  directions   as steerkit extract prints them, at each one's suggested layer
+  directions   as steerkit extract prints them, at each one's suggested layer, and who labelled
+               the chains that they come from
   cosine       between two directions as they are
   free of      the same, estimated for directions from endless data: sampling noise makes
   noise        plain cosines too small, and shared spans shift them
@@ -106,8 +107,9 @@ def add_command(commands: Any, formatter: Any) -> None:
     output.add_argument(
         "--json",
         action="store_true",
-        help="Print one JSON object instead of tables: vectors, figure, model, contrast, a list of "
-        "behaviors, layer, a list of cosines, and lens, which is null without --lens.",
+        help="Print one JSON object instead of tables: vectors, figure, model, contrast, "
+        "annotators with numbers of chains, a list of behaviors, layer, a list of cosines, and "
+        "lens, which is null without --lens.",
     )
     add_verbosity(parser)
 
@@ -189,6 +191,8 @@ def _summary(
     cosines: pd.DataFrame,
     read: list[pd.DataFrame] | None,
 ) -> dict[str, Any]:
+    from steerkit.independence import labelled_by
+
     measured = ("cosine", "corrected", "low", "high")
     lens = (
         None
@@ -208,6 +212,7 @@ def _summary(
         "figure": arguments.figure,
         "model": vectors.provenance.get("model"),
         "contrast": vectors.provenance.get("contrast"),
+        "annotators": labelled_by(vectors),
         "behaviors": direction_rows(vectors),
         "layer": layer,
         "cosines": [
@@ -229,11 +234,25 @@ def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> N
     layers = sorted({layer for d in vectors.values() for layer in d.layers})
     console.print(
         f"{path}: directions of {facts.get('model') or 'an unknown model'}, contrast "
-        f"{facts.get('contrast') or 'unknown'}, layers {layer_ranges(layers)}\n",
+        f"{facts.get('contrast') or 'unknown'}, layers {layer_ranges(layers)}",
         markup=False,
         soft_wrap=True,
     )
+    console.print(f"labelled by {_annotators(vectors)}\n", markup=False, soft_wrap=True)
     console.print(direction_table(vectors))
+
+
+def _annotators(vectors: SteeringVectors) -> str:
+    """Who labelled the chains that the directions come from, each with the number of chains."""
+    from steerkit.independence import labelled_by
+
+    found = labelled_by(vectors)
+    if not found:
+        return "an unknown annotator"
+    return ", ".join(
+        name if chains is None else f"{name} ({count(chains, 'chain')})"
+        for name, chains in found.items()
+    )
 
 
 def _show_cosines(

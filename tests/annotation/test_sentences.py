@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steerkit as sk
-from steerkit.annotation.sentences import sentence_bounds, trace_sentences
+from steerkit.annotation import Judge, read_classifier, read_rules, sentences
+from steerkit.annotation.annotator import fingerprint
+from steerkit.annotation.sentences import SPLITTER, sentence_bounds, trace_sentences
+from steerkit.independence import annotator_identity
 from steerkit.traces import Trace
 
 
@@ -125,3 +129,38 @@ def test_spans_of_the_bundled_chains_are_cut_where_their_writers_cut_them():
     assert wanted > 1_500
     assert hit / wanted >= 0.99
     assert found / wanted <= 0.01
+
+
+# raise steerkit.annotation.sentences.SPLITTER whenever the value has to change
+PINNED = {"1 nupunkt 0.8.0": "8e550ec1"}
+_AWKWARD = (
+    "So x = 3 kg. Then 5! / 3! is 20. Dr. No says e.g. that, i.e. no.\n1. One\n2) Two\n\n"
+    "a) \\(x. y\\) `a. b`\n```\nx = 1. y\n```\nWrapped\nline. **Step 2.** End... Really?! Yes"
+)
+
+
+def test_a_splitter_that_cuts_otherwise_has_another_version():
+    """Names of annotators hold the version, so that other labels come under other names."""
+    chains = sk.read_traces(sk.data("traces/reasoning.jsonl"))
+    cut = [sentence_bounds(_AWKWARD), *(trace_sentences(trace) for trace in chains[:20])]
+    name, found = sentences.splitter_name(), fingerprint(cut)
+    if name.startswith(f"{SPLITTER} ") and not name.endswith("nupunkt 0.8.0"):
+        pytest.skip(f"not pinned for {name}, which names it apart")
+    assert found == PINNED.get(name), f"version {name} now cuts as {found}"
+
+
+@pytest.mark.parametrize("part", ["SPLITTER", "version"])
+def test_names_of_annotators_tell_splitters_apart(monkeypatch, part):
+    judge = Judge("m", "http://localhost:1/v1")
+    classifier = read_classifier()
+    before = [read_rules().name, replace(classifier).name, judge.name]
+    value = sentences.SPLITTER + 1 if part == "SPLITTER" else lambda package: "9.9"
+    monkeypatch.setattr(sentences, part, value)
+    sentences.splitter_name.cache_clear()
+    after = [read_rules().name, replace(classifier).name, judge.name]
+    assert not set(before) & set(after)
+    pairs = zip(before, after, strict=True)
+    assert all(annotator_identity(a) == annotator_identity(b) for a, b in pairs)
+    monkeypatch.undo()
+    sentences.splitter_name.cache_clear()
+    assert [read_rules().name, replace(classifier).name, judge.name] == before

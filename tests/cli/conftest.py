@@ -11,6 +11,8 @@ import pytest
 from steerkit.cli import main
 from steerkit.traces import write_traces
 from steerkit.training.tokenizer import build_tokenizer
+from tests.annotation.judge_server import plain_environment as plain_environment
+from tests.annotation.judge_server import server as server
 from tests.tiny import tiny_hf, tiny_traces
 
 

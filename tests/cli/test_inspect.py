@@ -75,7 +75,8 @@ def test_json_is_one_object_and_nothing_else(run, vectors):
     result = run("inspect", vectors, "--json", "--layer", 1)
     found = json.loads(result.out)
     assert result.out.count("\n") == 1 and result.err == ""
-    names = ["vectors", "figure", "model", "contrast", "behaviors", "layer", "cosines", "lens"]
+    names = ["vectors", "figure", "model", "contrast", "annotators"]
+    names += ["behaviors", "layer", "cosines", "lens"]
     assert list(found) == names
     assert (found["vectors"], found["figure"], found["lens"]) == (str(vectors), None, None)
     assert (found["layer"], found["contrast"]) == (1, "rest")
