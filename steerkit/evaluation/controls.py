@@ -19,7 +19,7 @@ from steerkit.errors import EvaluationError, ExtractionError
 from steerkit.models import ThinkingModel, unknown_words
 from steerkit.positions import Window
 from steerkit.reading import Batch, Chain
-from steerkit.streaming import Item, Progress, TooLong, stream
+from steerkit.streaming import Item, Progress, stream
 from steerkit.traces import Trace, Traces
 from steerkit.vectors import Direction, SteeringVectors
 
