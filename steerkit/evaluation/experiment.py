@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.annotation import Annotator, agree, annotate
 from steerkit.behaviors import behaviors as known_behaviors
+from steerkit.errors import EvaluationError
 from steerkit.evaluation.chain_measures import ChainMeasures, generation_table
 from steerkit.evaluation.chain_store import ChainStore
 from steerkit.evaluation.chain_writing import Chains, write_chains
@@ -242,8 +243,8 @@ def _spent(folder: Path, settings: Mapping[str, Any]) -> float:
     if not path.is_file():
         return 0.0
     try:
-        before = parse_json(path.read_bytes(), ValueError, path, expected="settings")
-    except ValueError:
+        before = parse_json(path.read_bytes(), EvaluationError, path, expected="settings")
+    except EvaluationError:
         return 0.0
     same = before.get("conditions") == settings["conditions"]
     return float(before.get("spent", 0.0)) if same else 0.0
