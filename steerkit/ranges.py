@@ -67,12 +67,12 @@ def find_ranges(
     """How far a direction can be pushed both ways, by bisection on the *select* tasks.
 
     A coefficient is *fluent* when, over the tasks, at most 5 points fewer chains close than
-    unsteered, at least 95 % of the sentences are ones that the annotator knows (or at most 5
-    points fewer than unsteered, where it does not know as many of those), the zlib ratio is at least 0.9 of the unsteered one, and at most 5 points more
-    sentences are repeated. It is *free* when accuracy is at most 5 points below the unsteered
-    one as well. Every side is bisected between 0 and ``limit`` until the border is known to
-    ``tolerance``, and the last coefficient that passed is the border: what lies between two that
-    passed is taken to pass.
+    unsteered, at least 95 % of the sentences are ones that the annotator knows (or, where it
+    knows fewer of the unsteered ones, at most 5 points fewer than of those), the zlib ratio is
+    at least 0.9 of the unsteered one, and at most 5 points more sentences are repeated. It is
+    *free* when accuracy is at most 5 points below the unsteered one as well. Every side is
+    bisected between 0 and ``limit`` until the border is known to ``tolerance``, and the last
+    coefficient that passed is the border: what lies between two that passed is taken to pass.
 
     Parameters
     ----------

@@ -19,11 +19,12 @@ from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces, read_traces
 from steerkit.vectors import Direction, SteeringVectors, Unit
 
-SELECT = 32
-"""Select tasks that ranges are found on."""
+TASKS, SELECT = 120, 32
+"""Puzzles to evaluate on, and select tasks to find ranges on, unless more are asked for."""
 _SMALL, _WIDE, _NARROW = 100e6, 256, 64
 _TRIED = 10
 """Coefficients that finding a range tries, about."""
+_LEAST = 0.6
 
 Ranges = Mapping[str, Mapping[str, Any]]
 """By behaviour ``fluent``, ``free`` (or ``None``) and ``found_on``."""
@@ -37,8 +38,8 @@ class Design:
 
     Attributes
     ----------
-    vectors:
-        Those of the behaviours that are steered.
+    source, vectors:
+        All vectors, and those of the behaviours that are steered.
     shared:
         Tasks that the vectors have seen; none, unless that was forced.
     unreadable:
@@ -48,6 +49,7 @@ class Design:
     """
 
     model: ThinkingModel
+    source: SteeringVectors
     vectors: SteeringVectors
     tasks: list[Task]
     select: list[Task]
@@ -78,8 +80,9 @@ class Design:
 
     @property
     def limit(self) -> float:
-        """The largest size of any coefficient: ranges are looked for up to there."""
-        return max(map(abs, (*self.coefficients, *(c for s in self._widest.values() for c in s))))
+        """How far ranges are looked for: up to the largest coefficient, and 0.6 in any case."""
+        every = (*self.coefficients, *(c for several in self._widest.values() for c in several))
+        return max(_LEAST, *map(abs, every))
 
     @property
     def _widest(self) -> dict[str, list[float]]:
@@ -161,7 +164,10 @@ def design(
         raise EvaluationError("there is no coefficient but 0", expected="at least one other")
     vectors.check(model)
     chosen = vectors.subset(_steered(vectors, behaviors))
-    pool = by_hash(bundled_tasks(model, vectors, "evaluate") if tasks is None else tasks)
+    if tasks is None:
+        pool = by_hash(bundled_tasks(model, vectors, "evaluate"))[:TASKS]
+    else:
+        pool = by_hash(tasks)
     if not pool:
         raise EvaluationError("there are no tasks to evaluate on", expected="at least one")
     if select is None and tasks is None:
@@ -181,6 +187,7 @@ def design(
     options["batch_size"] = batch_size or _batch_size(model)
     return Design(
         model,
+        vectors,
         chosen,
         pool,
         kept,

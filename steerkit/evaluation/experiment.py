@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import Counter
@@ -17,9 +18,9 @@ from steerkit.evaluation.chain_store import ChainStore
 from steerkit.evaluation.chain_writing import Chains, write_chains
 from steerkit.evaluation.controls import shuffled_directions
 from steerkit.evaluation.design import Design, Ranges, design
-from steerkit.evaluation.headline import found_ranges, stored_range
+from steerkit.evaluation.headline import found_ranges, stored_range, with_ranges
 from steerkit.evaluation.pace import Pace, duration, expected_tokens, seconds_per_token
-from steerkit.evaluation.record import SETTINGS, Evaluation, settings_text
+from steerkit.evaluation.record import SETTINGS, VECTORS, Evaluation, settings_text
 from steerkit.evaluation.settings import settings_of
 from steerkit.files import parse_json, write_text_atomic
 from steerkit.models import ThinkingModel
@@ -80,7 +81,7 @@ def evaluate(
         Directions, each steered at its suggested layer.
     tasks:
         Held-out tasks, used in the order of their hashes; for a bundled model by default
-        puzzles of the *evaluate* set.
+        120 puzzles of the *evaluate* set.
     traces:
         The annotated chains that the vectors were extracted from, for directions of shuffled
         labels; for a bundled model by default the bundled ones.
@@ -175,6 +176,7 @@ def run(
     tell(f"about {planned.size():,} chains in {duration(estimate)}, less those already there")
     ranges = _ranges(planned, folder, tell)
     tested = planned.tested(ranges)
+    vectors = with_ranges(planned.source, ranges).save(folder / VECTORS)
     twins = {}
     if planned.shuffled:
         tell("reading the annotated chains for directions of shuffled labels")
@@ -182,7 +184,13 @@ def run(
         twins = shuffled_directions(planned.model, planned.chains, planned.vectors, seeds=seeds)
     conditions = planned.conditions(tested, twins)
     settings = settings_of(
-        planned, conditions, tested=tested, ranges=ranges, estimate=estimate, command=command
+        planned,
+        conditions,
+        tested=tested,
+        ranges=ranges,
+        digest=hashlib.sha256(vectors.read_bytes()).hexdigest()[:16],
+        estimate=estimate,
+        command=command,
     )
     spent = _spent(folder, settings)
 

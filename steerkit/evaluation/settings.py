@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -24,6 +23,7 @@ def settings_of(
     *,
     tested: Mapping[str, Sequence[float]],
     ranges: Ranges,
+    digest: str,
     estimate: float,
     command: str | None,
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def settings_of(
     made_by = model_facts(model) | {
         key: options[key] for key in ("seed", "temperature", "top_p", "max_new_tokens")
     }
-    known = set(design.vectors.provenance.get("annotators", ()))
+    known = set(design.source.provenance.get("annotators", ()))
     headline = {}
     for name, several in tested.items():
         down, up = [c for c in several if c < 0], [c for c in several if c > 0]
@@ -48,7 +48,7 @@ def settings_of(
     return {
         **made_by,
         "longest": options["max_new_tokens"] or LONGEST,
-        "vectors": vector_facts(design.vectors),
+        "vectors": {**vector_facts(design.vectors), "digest": digest},
         "unit": _unit(design),
         "behaviors": list(design.vectors),
         "coefficients": list(design.coefficients),
@@ -69,7 +69,7 @@ def settings_of(
             }
             for annotator in design.annotators
         ],
-        "sets": set_facts(design.vectors, used, design.tasks),
+        "sets": set_facts(design.source, used, design.tasks),
         "forced": [task.id for task in design.shared],
         "conditions": {c.id: c.mark(made_by) for c in conditions},
         "batch_size": options["batch_size"],
@@ -100,15 +100,12 @@ def vector_facts(vectors: SteeringVectors) -> dict[str, Any]:
             },
         }
     return {
-        "digest": hashlib.sha256(
-            "".join(f"{n} {d.digest} {d.layer}\n" for n, d in vectors.items()).encode()
-        ).hexdigest()[:12],
         "model": facts.get("model"),
         "revision": facts.get("revision"),
         "contrast": facts.get("contrast"),
         "method": facts.get("method"),
         "annotator": ", ".join(facts.get("annotators", ())) or None,
-        "behaviors": named,
+        "behaviours": named,
     }
 
 
