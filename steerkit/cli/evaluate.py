@@ -179,6 +179,11 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Write no chains for prompts that ask for the behaviour.",
     )
     plan.add_argument(
+        "--no-divergence",
+        action="store_true",
+        help="Do not measure KL to the unsteered model and perplexity.",
+    )
+    plan.add_argument(
         "--force",
         action="store_true",
         help="Use tasks that the vectors have seen; the report says so.",
@@ -294,6 +299,7 @@ def run(arguments: argparse.Namespace) -> None:
             random=chosen["random"],
             shuffled=chosen["shuffled"],
             prompt=not arguments.no_prompt,
+            divergence=not arguments.no_divergence,
             annotators=annotators or None,
             unit=arguments.unit,
             out=folder,

@@ -18,6 +18,7 @@ from steerkit.evaluation.chain_store import ChainStore
 from steerkit.evaluation.chain_writing import Chains, write_chains
 from steerkit.evaluation.controls import shuffled_directions
 from steerkit.evaluation.design import Design, Ranges, design
+from steerkit.evaluation.divergence_columns import with_divergence
 from steerkit.evaluation.headline import found_ranges, stored_range, with_ranges
 from steerkit.evaluation.pace import Pace, duration, expected_tokens, seconds_per_token
 from steerkit.evaluation.record import SETTINGS, VECTORS, Evaluation, settings_text
@@ -54,6 +55,7 @@ def evaluate(
     random: int = CONTROLS,
     shuffled: int = CONTROLS,
     prompt: bool = True,
+    divergence: bool = True,
     annotators: str | Annotator | Sequence[str | Annotator] | None = None,
     unit: Unit | None = None,
     seed: int = 0,
@@ -108,6 +110,9 @@ def evaluate(
     prompt:
         Whether to write chains for prompts that ask for the behaviour. A model that cannot
         read them gets none, and the settings say so.
+    divergence:
+        Whether to measure, at the headline coefficients, KL to the unsteered model and the
+        perplexity of what was written: some forward passes over these chains.
     annotators:
         Who labels: names as for :func:`steerkit.annotate`, or annotators. By default
         ``grammar`` for a bundled model, else ``classifier`` and ``rules``.
@@ -159,13 +164,14 @@ def evaluate(
         top_p=top_p,
         max_new_tokens=max_new_tokens,
     )
-    return run(planned, Path(out), command, tell or _log.info, progress)
+    return run(planned, Path(out), command, divergence, tell or _log.info, progress)
 
 
 def run(
     planned: Design,
     folder: Path,
     command: str | None,
+    divergence: bool,
     tell: Callable[[str], None],
     progress: Progress | None,
 ) -> Evaluation:
@@ -209,6 +215,8 @@ def run(
     )
     tell("labelling and counting")
     table = _measured(planned, chains, settings)
+    if divergence:
+        table = with_divergence(table, planned.model, chains, marks, folder, tell)
     written = keep(seconds=round(spent + time.perf_counter() - started, 1))
     made = Evaluation(folder, written, table)
     made.save()
