@@ -55,6 +55,9 @@ def page(made: Evaluation) -> str:
             f"| {said} |"
         )
     base = costs[costs["kind"] == "baseline"].set_index("measure")["value"]
+    found_on = next(iter(settings["ranges"].values()))["found_on"]
+    other = f"{found_on} other" if found_on else "other"
+    several = "s" if settings["samples"] > 1 else ""
     met = int(verdicts["meets_target"].sum())
     ranges = "; ".join(
         f"{name} {found['fluent'][0]:+g} to {found['fluent'][1]:+g}"
@@ -62,8 +65,8 @@ def page(made: Evaluation) -> str:
     )
     lines += [
         "",
-        f"{settings['model']}, {settings['tasks']} held-out tasks, {settings['samples']} chain"
-        f"{'s' if settings['samples'] > 1 else ''} each at temperature {settings['temperature']:g}, "
+        f"{settings['model']}, {settings['tasks']} held-out tasks, {settings['samples']} "
+        f"chain{several} each at temperature {settings['temperature']:g}, "
         "the same noise under every condition; controls on "
         f"{settings['control_tasks']} of the tasks. Rates are shares of sentences; intervals are "
         "95 % over tasks; p is of a sign-flip test, Holm-adjusted over the claims; random and "
@@ -71,10 +74,10 @@ def page(made: Evaluation) -> str:
         "and tokens of thinking are changes. A claim holds where p is below 0.05, every control is "
         "exceeded, controls move the behaviour at most a quarter as far on average, and the text "
         "is fluent. Coefficients, in mean norms, are the largest that are fluent on "
-        f"{settings['sets']['select']['tasks']} other tasks ({ranges}). Unsteered accuracy is "
-        f"{100 * base['accuracy']:.0f} %. {met} of {len(verdicts)} reach the sizes aimed at: twice "
-        "the unsteered rate, or 0.4 of it. The labels are the exact grammar's. Made by `make report` "
-        f"in {duration(settings['seconds'])}.",
+        f"{other} tasks ({ranges}). Unsteered accuracy is {100 * base['accuracy']:.0f} %. "
+        f"{met} of {len(verdicts)} reach the sizes aimed at: twice the unsteered rate, or 0.4 of "
+        "it. The labels are the exact grammar's. Made by `make report` in "
+        f"{duration(settings['seconds'])}.",
         "",
     ]
     return "\n".join(lines)
