@@ -10,7 +10,7 @@ from steerkit.annotation import ANNOTATORS, Annotator
 from steerkit.behaviors import behavior
 from steerkit.errors import EvaluationError
 from steerkit.evaluation.conditions import Condition, plan
-from steerkit.evaluation.controls import requests
+from steerkit.evaluation.controls import extracted_from, requests
 from steerkit.evaluation.headline import checked_headline, headline_coefficients
 from steerkit.evaluation.held_out import bundled_tasks, by_hash, check_held_out, overlap
 from steerkit.models import ThinkingModel
@@ -73,10 +73,14 @@ class Design:
         return {name: replace(d, fluent=None, free=None) for name, d in self.vectors.items()}
 
     def without_range(self) -> dict[str, Direction]:
-        """Directions whose range is to be found."""
+        """Directions whose range is to be found: that of a vectors file is in mean norms."""
         if self.find_range is False:
             return {}
-        return {n: d for n, d in self.vectors.items() if self.find_range or d.fluent is None}
+        return {
+            name: d
+            for name, d in self.vectors.items()
+            if self.find_range or d.fluent is None or d.check_unit(self.unit) != "norm"
+        }
 
     @property
     def limit(self) -> float:
@@ -173,26 +177,14 @@ def design(
     if select is None and tasks is None:
         select = bundled_tasks(model, vectors, "select")
     kept = by_hash(select or ())[:SELECT]
-    lacking = find_range or any(d.fluent is None for d in chosen.values())
-    if not kept and find_range is not False and lacking:
-        raise EvaluationError(
-            "how far text stays fluent is not known, and there are no tasks to find out on",
-            expected="tasks of the select set",
-            fix="pass them (select=...); or find the range before (steerkit layers); or do "
-            "without (find_range=False): no claim can hold then",
-        )
-    shared = overlap(pool, vectors, kept)
-    check_held_out(shared, len(pool), force=force)
-    asked, unreadable = requests(model, chosen) if prompt else ({}, [])
-    options["batch_size"] = batch_size or _batch_size(model)
-    return Design(
+    made = Design(
         model,
         vectors,
         chosen,
         pool,
         kept,
-        shared,
-        _chains(model, traces),
+        overlap(pool, vectors, kept),
+        _chains(model, vectors, traces, shuffled),
         _annotators(model, annotators),
         steps,
         None if headline is None else checked_headline(headline, chosen),
@@ -201,11 +193,19 @@ def design(
         min(control_tasks or len(pool), len(pool)),
         random,
         shuffled,
-        asked,
-        unreadable,
+        *(requests(model, chosen) if prompt else ({}, [])),
         unit,
-        options,
+        options | {"batch_size": batch_size or _batch_size(model)},
     )
+    check_held_out(made.shared, len(pool), force=force)
+    if not kept and made.without_range():
+        raise EvaluationError(
+            "how far text stays fluent is not known, and there are no tasks to find out on",
+            expected="tasks of the select set",
+            fix="pass them (select=...); or find the range before (steerkit layers); or do "
+            "without (find_range=False): no claim can hold then",
+        )
+    return made
 
 
 def _steered(vectors: SteeringVectors, asked: str | Iterable[str] | None) -> list[str]:
@@ -225,11 +225,13 @@ def _steered(vectors: SteeringVectors, asked: str | Iterable[str] | None) -> lis
     return list(dict.fromkeys(names))
 
 
-def _chains(model: ThinkingModel, traces: Iterable[Trace] | None) -> Traces:
-    """Annotated chains that shuffled labels are read from."""
+def _chains(
+    model: ThinkingModel, vectors: SteeringVectors, traces: Iterable[Trace] | None, shuffled: int
+) -> Traces:
+    """Annotated chains that the vectors were extracted from, where shuffled labels need them."""
     if traces is None and model.name in bundled_models():
-        return read_traces(data("traces/countdown.jsonl"))
-    return Traces(traces or ())
+        traces = read_traces(data("traces/countdown.jsonl"))
+    return extracted_from(traces or (), vectors) if shuffled else Traces(traces or ())
 
 
 def _annotators(
