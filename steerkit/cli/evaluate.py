@@ -266,7 +266,7 @@ def run(arguments: argparse.Namespace) -> None:
         name: value if (given := getattr(arguments, name)) is None else given
         for name, value in (FULL if arguments.full else SMALL).items()
     }
-    names = chosen["behavior"] and [behavior(name).name for name in chosen["behavior"]]
+    names = arguments.behavior and [behavior(name).name for name in arguments.behavior]
     with status("reading chains and tasks"):
         from steerkit.evaluation.experiment import evaluate
 
@@ -275,6 +275,8 @@ def run(arguments: argparse.Namespace) -> None:
         annotators = [_made(*entry) for entry in arguments.annotator or ()]
     model = load_model(arguments)
     vectors = _vectors(arguments, model)
+    if names is None and chosen["behavior"]:
+        names = [name for name in chosen["behavior"] if name in vectors] or None
     options = {
         key: getattr(arguments, key)
         for key in ("samples", "seed", "temperature", "top_p", "max_new_tokens", "batch_size")

@@ -77,9 +77,11 @@ class Design:
         if self.find_range is False:
             return {}
         return {
-            name: d
-            for name, d in self.vectors.items()
-            if self.find_range or d.fluent is None or d.check_unit(self.unit) != "norm"
+            name: direction
+            for name, direction in self.directions().items()
+            if self.find_range
+            or self.vectors[name].fluent is None
+            or direction.check_unit(self.unit) != "norm"
         }
 
     @property

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 import steerkit as sk
-from steerkit.annotation import Grammar
 from steerkit.errors import EvaluationError
 from steerkit.evaluation import chain_writing
 from steerkit.evaluation.chain_writing import generate
@@ -21,10 +20,6 @@ from tests.tiny import tiny_model, tiny_traces
 TASKS = [Task(f"e{i}", f"Use {i}, 9 to make 18.", "sums") for i in range(40)]
 TASKS = [task for task in TASKS if split_of(task.prompt) == "evaluate"][:4]
 CHAINS = tiny_traces(24)
-
-
-class Repeated(Grammar):
-    """An annotator of another name, to have two."""
 
 
 @pytest.fixture(scope="module")
