@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from steerkit.errors import StatisticsError
-from steerkit.evaluation.dose_response_plot import (
+from steerkit.evaluation.curve_plot import (
     GREY,
     behavior_color,
     coefficient_label,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from steerkit.errors import StatisticsError
-from steerkit.evaluation.dose_response_plot import behavior_color, first_annotator
+from steerkit.evaluation.curve_plot import behavior_color, first_annotator
 from steerkit.plots import FAINT, INK, STYLE, ReportFigure
 
 _CELL = (0.98, 0.6)  # inches
