@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from steerkit.evaluation.claims import SIGNS
 from steerkit.evaluation.effects import effect_table
 from steerkit.evaluation.pooled import Pooled, pool, stacked
-from steerkit.evaluation.verdicts import SIGNS
 
 COLUMNS = ["annotator", "behavior", "sign", "condition", "layer", "coefficient", "label"]
 COLUMNS += ["change", "low", "high", "ratio", "ratio_low", "ratio_high", "relative", "room"]

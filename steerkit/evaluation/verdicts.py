@@ -13,30 +13,33 @@ coefficient, which was fixed before any task of the evaluation was run. It holds
 The first says that this direction does something here, the second that an arbitrary push of
 the same length does not do it too: among n + 1 exchangeable directions the claimed one is first
 with a chance of 1 / (n + 1).
+
+The third needs text. Where controls do nothing, their changes still have a mean size of about
+0.8 sqrt(2 r (1 - r) / n) for a rate of r and n independent sentences a condition; for this to be
+a quarter of an effect e, n must be 20 r (1 - r) / e^2: for a fall from 10 to 4 % 500 sentences,
+and two or three times as many as sentences of a chain are alike. With fewer a claim fails for
+want of text, which is no evidence against it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
 
+from steerkit.evaluation.claims import SAME, SIGNS, Claim, claims
 from steerkit.evaluation.effects import CONTROLS, NUMBERS, effect_numbers
 from steerkit.evaluation.pooled import Pooled, pool, share, stacked
 from steerkit.evaluation.resampling import ends, rates_drawn
 from steerkit.statistics import holm
 
-SIGNS = {1: "amplify", -1: "suppress"}
 TARGETS = {"amplify": 2.0, "suppress": 0.4}
 """Ratios to the unsteered rate that a strong effect reaches; no part of the verdict."""
 LEVEL, MOST_CONTROL, FEWEST_CONTROLS = 0.05, 0.25, 19
 """p, size of controls over that of the effect, and controls (both kinds) for a verdict: to
 exceed fewer than 19 is chance in more than one of 20 cases."""
-_EDGE = 1e-9  # a coefficient at the end of a range is inside
 
 _CLAIM = ["annotator", "behavior", "sign", "condition", "layer", "coefficient"]
 _AGAINST = ["", "_beaten", "_mean", "_most", "_p"]
@@ -74,33 +77,6 @@ _CONTROL = [
     "steered",
     "exceeded",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Claim:
-    """A headline condition, and the controls that it is compared with.
-
-    Attributes
-    ----------
-    behavior, sign, row:
-        The steered behaviour, 1 (amplify) or -1 (suppress), and the row of its condition.
-    controls:
-        Rows of its control conditions, by kind.
-    tasks:
-        Those that the baseline, the condition and every control were run on.
-    steered:
-        Change of the behaviour's share of spans on these tasks.
-    changes:
-        The controls' changes of the same share on the same tasks, by kind.
-    """
-
-    behavior: str
-    sign: int
-    row: int
-    controls: Mapping[str, list[int]]
-    tasks: Int64[np.ndarray, " task"]
-    steered: float
-    changes: Mapping[str, Float64[np.ndarray, " control"]]
 
 
 def verdicts(generations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -175,49 +151,6 @@ def judged(pooled: Pooled, fluent: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_VERDICT)
 
 
-def claims(pooled: Pooled) -> list[Claim]:
-    """The headline conditions of behaviours that the annotator can give, with their controls."""
-    conditions = pooled.conditions
-    kind = conditions["kind"].to_numpy()
-    named = [None if pd.isna(name) else str(name) for name in conditions["behavior"]]
-    behavior = np.array(named, dtype=object)
-    coefficient = conditions["coefficient"].to_numpy(np.float64, na_value=np.nan)
-    layer = conditions["layer"].to_numpy(np.float64, na_value=np.nan)
-    headline = conditions["headline"].to_numpy(bool)
-    made = []
-    for row in np.flatnonzero((kind == "steered") & headline & (coefficient != 0)):
-        if behavior[row] not in pooled.labels:
-            continue
-        # a direction at several layers at once has none of its own
-        there = (layer == layer[row]) | (np.isnan(layer) & np.isnan(layer[row]))
-        alike = {
-            # a random direction's sign means nothing, and it belongs to no behaviour
-            "random": np.abs(np.abs(coefficient) - abs(coefficient[row])) < _EDGE,
-            "shuffled": (np.abs(coefficient - coefficient[row]) < _EDGE)
-            & (behavior == behavior[row]),
-        }
-        rows = {
-            name: np.flatnonzero((kind == name) & there & alike[name]).tolist() for name in CONTROLS
-        }
-        sign = 1 if coefficient[row] > 0 else -1
-        made.append(_claim(pooled, str(behavior[row]), sign, int(row), rows))
-    return made
-
-
-def _claim(
-    pooled: Pooled, behavior: str, sign: int, row: int, rows: Mapping[str, list[int]]
-) -> Claim:
-    every = [pooled.baseline, row, *rows["random"], *rows["shuffled"]]
-    tasks = np.flatnonzero(pooled.ran[every].all(axis=0))
-    tops, bottoms = pooled.fraction(behavior, "spans")
-    at = np.ix_(every, tasks)
-    rates = share(tops[at].sum(axis=1), bottoms[at].sum(axis=1))
-    changes = rates[1:] - rates[0]
-    split = 1 + len(rows["random"])
-    found = {"random": changes[1:split], "shuffled": changes[split:]}
-    return Claim(behavior, sign, row, rows, tasks, float(changes[0]), found)
-
-
 def _judged(pooled: Pooled, claim: Claim) -> dict[str, Any]:
     """What is known of one claim, before the family of claims is looked at."""
     described = pooled.conditions.iloc[claim.row].to_dict()
@@ -283,7 +216,7 @@ def _objections(claim: Claim, row: Mapping[str, Any]) -> Iterator[str]:
 
 def _inside(coefficient: float, bounds: Any) -> bool:
     low, high = bounds
-    return bool(low - _EDGE <= coefficient <= high + _EDGE)
+    return bool(low - SAME <= coefficient <= high + SAME)
 
 
 def _control_rows(pooled: Pooled) -> Iterator[dict[str, Any]]:
