@@ -48,6 +48,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         inspect,
         layers,
         methods,
+        report,
         train,
     )
 
@@ -74,6 +75,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         agree,
         importing,
         compare,
+        report,
         train,
     ):
         module.add_command(commands, formatter)
