@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from steerkit.comparison_plot import plot_comparison as plot_comparison
     from steerkit.cosine_plot import plot_cosines as plot_cosines
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.evaluation.experiment import evaluate as evaluate
+    from steerkit.evaluation.record import Evaluation as Evaluation
+    from steerkit.evaluation.record import read_evaluation as read_evaluation
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
     from steerkit.geometry import cosines as cosines
@@ -64,6 +67,8 @@ _HOMES = {
     "comparison_plot": ("plot_comparison",),
     "cosine_plot": ("plot_cosines",),
     "errors": ("SteerkitError",),
+    "evaluation.experiment": ("evaluate",),
+    "evaluation.record": ("Evaluation", "read_evaluation"),
     "extraction": ("extract",),
     "generation": ("generate",),
     "geometry": ("cosines",),

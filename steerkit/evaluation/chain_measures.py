@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerkit.answers import correct
+from steerkit.answers import judge
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.evaluation.conditions import Condition
 from steerkit.models import ThinkingModel
@@ -40,11 +40,18 @@ class ChainMeasures:
     tasks:
         What the chains answer, by id: a chain whose prompt asks for something besides is
         judged by its task.
+
+    Attributes
+    ----------
+    judged:
+        Who judged the answer of each chain so far (:func:`steerkit.answers.judge`), or
+        ``nobody``.
     """
 
     def __init__(self, model: ThinkingModel, tasks: Iterable[Task]) -> None:
         self._model = model
         self._tasks = {task.id: task for task in tasks}
+        self.judged: list[str] = []
 
     def rows(
         self, condition: Condition, traces: Sequence[Trace], labelled: dict[str, Sequence[Trace]]
@@ -81,6 +88,8 @@ class ChainMeasures:
         task = self._tasks[trace.task_id]
         aligned = self._model.align(replace(trace, spans=()))
         ids = trace.token_ids or ()
+        judgement = judge(replace(trace, prompt=task.prompt), task)
+        self.judged.append(judgement.by or "nobody")
         return {
             "task": trace.task_id,
             "category": trace.category,
@@ -89,7 +98,7 @@ class ChainMeasures:
             "trace": trace.id,
             "closed": trace.closed,
             "truncated": trace.truncated,
-            "correct": correct(replace(trace, prompt=task.prompt), task),
+            "correct": judgement.correct,
             "tokens": len(ids),
             "thinking_tokens": aligned.thinking[1] - aligned.thinking[0],
             "zlib": zlib_ratio(trace.response),

@@ -18,8 +18,8 @@ class ChainStore:
 
     Every chain carries a mark that says under which settings it was made
     (:meth:`steerkit.evaluation.conditions.Condition.mark`), in its metadata as ``made_as``. A
-    file holds chains of one mark; those of other settings are moved to
-    ``traces/earlier/CONDITION.MARK.jsonl`` and come back when the settings do.
+    file holds chains of one mark; when others are written, they move to
+    ``traces/earlier/CONDITION.MARK.jsonl`` and are found there when the settings come back.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,29 +31,30 @@ class ChainStore:
 
     def read(self, condition: str, mark: str) -> Traces:
         """Chains of a condition that were made under these settings; empty where none was."""
-        path = self.path(condition)
-        traces = read_traces(path) if path.is_file() else Traces()
-        if all(trace.metadata.get(_MARK) == mark for trace in traces):
-            return traces
-        return self._swapped(condition, mark, str(traces[0].metadata.get(_MARK)))
+        for path in (self.path(condition), self._earlier(condition, mark)):
+            traces = read_traces(path) if path.is_file() else Traces()
+            if traces and _mark(traces) == mark:
+                return traces
+        return Traces()
 
     def add(self, condition: str, mark: str, traces: Iterable[Trace]) -> None:
         """Store further chains of a condition, atomically."""
         marked = [replace(t, metadata={**t.metadata, _MARK: mark}) for t in traces]
-        there = self.read(condition, mark)
         new = {(trace.task_id, trace.metadata["sample"]) for trace in marked}
+        there = self.read(condition, mark)
         kept = [t for t in there if (t.task_id, t.metadata["sample"]) not in new]
-        write_traces([*kept, *marked], self.path(condition))
-
-    def _swapped(self, condition: str, mark: str, other: str) -> Traces:
-        """Put aside what was made otherwise, and bring back what was put aside before."""
-        earlier = self._folder / "earlier"
-        earlier.mkdir(exist_ok=True)
         path = self.path(condition)
-        path.replace(earlier / f"{condition}.{other}.jsonl")
-        _log.info("%s was made under other settings: kept in %s", condition, earlier)
-        before = earlier / f"{condition}.{mark}.jsonl"
-        if not before.is_file():
-            return Traces()
-        before.replace(path)
-        return read_traces(path)
+        if path.is_file() and (other := _mark(read_traces(path))) != mark:
+            aside = self._earlier(condition, other)
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+            _log.info("chains that were made under other settings are kept as %s", aside)
+        write_traces([*kept, *marked], path)
+        self._earlier(condition, mark).unlink(missing_ok=True)
+
+    def _earlier(self, condition: str, mark: str) -> Path:
+        return self._folder / "earlier" / f"{condition}.{mark}.jsonl"
+
+
+def _mark(traces: Traces) -> str:
+    return str(traces[0].metadata.get(_MARK, "unmarked"))

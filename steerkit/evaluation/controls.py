@@ -19,7 +19,7 @@ from steerkit.errors import EvaluationError, ExtractionError
 from steerkit.models import ThinkingModel, unknown_words
 from steerkit.positions import Window
 from steerkit.reading import Batch, Chain
-from steerkit.streaming import Item, Progress, TooLong, stream
+from steerkit.streaming import Item, Progress, stream
 from steerkit.traces import Trace, Traces
 from steerkit.vectors import Direction, SteeringVectors
 
@@ -290,18 +290,11 @@ def request(name: str) -> str:
     return f"While you think, often write a sentence that {behavior(name).definition}."
 
 
-def requests(
-    model: ThinkingModel, names: Iterable[str], prompt: str
-) -> tuple[dict[str, str], list[str]]:
+def requests(model: ThinkingModel, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """By behaviour the sentence that asks for it; and words of it that the model cannot read.
 
     A model whose vocabulary lacks words of it, as that of the bundled ones does, takes no
     instructions: there is nothing to compare steering with, and the first is empty.
-
-    Parameters
-    ----------
-    prompt:
-        Of any task: what the sentence is added to.
     """
     wanted = {name: request(name) for name in names}
     unknown = [word for text in wanted.values() for word in unknown_words(model, text)]

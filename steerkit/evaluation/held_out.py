@@ -84,10 +84,10 @@ def check_held_out(shared: Sequence[Task], total: int, *, force: bool) -> None:
         raise EvaluationError(
             "an evaluation needs tasks that the vectors were not made with",
             expected="tasks of the evaluate set",
-            found=f"{len(shared)} of {total} were extracted from or chosen on, "
+            found=f"{len(shared)} of {total} were or may have been extracted from or chosen on, "
             f"{shared[0].id!r} among them",
-            fix="leave them out: [t for t in tasks if sk.split_of(t.prompt) == 'evaluate']; or "
-            "force it (force=True, --force), which the report will say",
+            fix="leave them out (steerkit.tasks.split_of tells the sets), or force it (force=True, "
+            "--force), which the report will say",
         )
 
 

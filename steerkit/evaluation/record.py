@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from steerkit.annotation import Annotator
 
-SETTINGS, GENERATIONS = "settings.json", "generations.csv"
+SETTINGS, GENERATIONS, VECTORS = "settings.json", "generations.csv", "vectors.safetensors"
 TABLES = (
     "rates",
     "effects",
@@ -42,8 +42,9 @@ class Evaluation:
     Attributes
     ----------
     folder:
-        Where it lies: ``settings.json``, ``generations.csv``, ``traces/``, the tables, figures
-        and the report.
+        Where it lies: ``settings.json``, ``generations.csv``, ``traces/``,
+        ``vectors.safetensors`` (the directions, with the ranges that were found), the tables,
+        figures and the report.
     settings:
         Every setting and hash, versions, counts and the time taken.
     generations:
@@ -147,9 +148,15 @@ class Evaluation:
                 fix="run the same evaluation again: what is missing is written anew",
             )
         chosen = self.annotators[0] if annotator is None else annotator
-        if isinstance(chosen, str):
-            chosen = chosen.partition("@")[0]
-        return annotate([found[key] for key in order], chosen)
+        kind = chosen.partition("@")[0] if isinstance(chosen, str) else chosen
+        labelled = annotate([found[key] for key in order], kind)
+        if isinstance(chosen, str) and "@" in chosen and labelled[0].annotator != chosen:
+            raise EvaluationError(
+                f"the annotator {chosen} does not come with steerkit",
+                found=labelled[0].annotator,
+                fix="pass it: evaluation.traces(condition, annotator)",
+            )
+        return labelled
 
     def save(self) -> Path:
         """Write settings, generations and tables into the folder; the folder.
