@@ -175,7 +175,7 @@ def _settings(
             "contrast": "rest",
             "method": "mean",
             "annotator": GRAMMAR,
-            "behaviors": {
+            "behaviours": {
                 name: {"layer": LAYER, "spans": 300, "tasks": 80, "split_half": 0.93, "cone": 12.0}
                 for name in STEERED
             },
@@ -208,7 +208,7 @@ def _settings(
             "extract": {"tasks": 80, "digest": "aaaa"},
             "evaluate": {"tasks": tasks, "digest": "bbbb"},
         },
-        "forced": False,
+        "forced": [],
         "command": "steerkit evaluate --behavior backtracking --behavior uncertainty",
         "versions": {"steerkit-thinking": "0.1.0", "torch": "2.9.0"},
         "machine": {"cpu": "a processor", "threads": 2},

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerkit.evaluation.record import VECTORS
 from steerkit.report.checks import range_text
 from steerkit.report.grids import Cell, Grid, Row, color_of, records
 from steerkit.report.numbers import MISSING, known, percent, plain
@@ -19,24 +20,20 @@ if TYPE_CHECKING:
     from steerkit.evaluation.record import Evaluation
     from steerkit.vectors import SteeringVectors
 
-VECTORS, LAYER_SCORES = "vectors.safetensors", "layer_scores.csv"
+LAYER_SCORES = "layer_scores.csv"
 
 
 def find_vectors(evaluation: Evaluation) -> SteeringVectors | None:
-    """The vectors that were evaluated: the file in the folder, or the one that the settings name.
+    """The vectors that were evaluated, from the evaluation's folder.
 
-    ``None`` where neither is there, or where the file is not the one whose hash the settings
-    hold.
+    ``None`` where they are not there, or not those whose hash the settings hold.
     """
     from steerkit.vectors_file import read_vectors
 
-    facts = evaluation.settings.get("vectors", {})
-    named = [evaluation.folder / VECTORS, *(Path(facts[k]) for k in ("path",) if facts.get(k))]
-    for path in named:
-        if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if digest.startswith(str(facts.get("digest", ""))):
-                return read_vectors(path)
+    path = evaluation.folder / VECTORS
+    digest = str(evaluation.settings.get("vectors", {}).get("digest", ""))
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest().startswith(digest):
+        return read_vectors(path)
     return None
 
 
@@ -44,7 +41,7 @@ def direction_section(scope: Scope, vectors: SteeringVectors | None) -> Section:
     """Curves over layers, cosines, reliability; from the settings alone without the vectors."""
     section = Section("directions", "The directions")
     if vectors is None:
-        grid = _settings_grid(scope.settings.get("vectors", {}).get("behaviors", {}))
+        grid = _settings_grid(scope.settings.get("vectors", {}).get("behaviours", {}))
         texts = [
             f"The vectors file is not beside this evaluation (as {VECTORS}), so that only what the "
             "settings keep of it is shown."

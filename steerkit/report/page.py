@@ -170,9 +170,10 @@ def _design(scope: Scope) -> str:
 def _warnings(scope: Scope) -> list[str]:
     table, settings = scope.evaluation.generations, scope.settings
     found = []
-    if settings.get("forced"):
+    if forced := settings.get("forced"):
+        number = f"{len(forced):,}" if isinstance(forced, list) else "Some"
         found.append(
-            "Some of these tasks were used to extract the directions or to choose among them: "
+            f"{number} of these tasks were used to extract the directions or to choose among them: "
             "this was forced. Rates on tasks that were seen before prove nothing about new ones."
         )
     tasks = int(table["task"].nunique())

@@ -142,7 +142,7 @@ def controls_section(scope: Scope) -> Section:
     texts.append(
         "What steering must justify itself against, on models that take instructions, is a prompt "
         "that simply asks for the behaviour"
-        + (": the last column, without any steering." if asked else ". None was tried here.")
+        + (": the last column, without any steering." if asked else f". {_not_asked(settings)}")
     )
     return Section(
         "controls", "Controls", texts, grids=[control_grid(scope.evaluation, scope.first)]
@@ -227,6 +227,13 @@ def examples_section(scope: Scope) -> Section:
         "dashed."
     ]
     return Section("examples", "Examples", texts, examples=found)
+
+
+def _not_asked(settings: Mapping[str, Any]) -> str:
+    words = settings.get("unreadable") or ()
+    if not words:
+        return "None was tried here."
+    return f"None was tried here: the model cannot read {listed([repr(str(w)) for w in words])}."
 
 
 def failed(section: Section, why: object) -> Section:

@@ -221,9 +221,13 @@ def test_settings_that_nobody_wrote_down_leave_gaps_not_errors(tmp_path):
 
 
 def test_weak_designs_are_named(page, tmp_path):
-    few = planted_evaluation(tmp_path, tasks=6, controls=1, forced=True)
+    few = planted_evaluation(tmp_path, tasks=6, controls=1, forced=["task-01"])
     text = Page(sk.write_report(few).read_text(encoding="utf-8")).text
-    assert "Only 6 tasks" in text and "prove nothing about new ones" in text
+    assert (
+        "Only 6 tasks" in text
+        and "1 of these tasks were used" in text
+        and "prove nothing about new ones" in text
+    )
     assert "exceeds all of them in 1 of 3 cases" in text
     assert "Only 30 tasks" not in page.text and "this was forced" not in page.text
 
