@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.published import read_published as read_published
+    from steerkit.report import write_report as write_report
     from steerkit.resources import data as data
     from steerkit.schedules import Decay as Decay
     from steerkit.schedules import Gate as Gate
@@ -80,6 +81,7 @@ _HOMES = {
     "places": ("Mask", "Steps"),
     "positions": ("Window",),
     "published": ("read_published",),
+    "report": ("write_report",),
     "resources": ("data",),
     "schedules": ("Decay", "Gate", "Ramp"),
     "spans": ("Span",),

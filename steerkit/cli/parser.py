@@ -49,6 +49,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         inspect,
         layers,
         methods,
+        report,
         train,
     )
 
@@ -76,6 +77,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         agree,
         importing,
         compare,
+        report,
         train,
     ):
         module.add_command(commands, formatter)
