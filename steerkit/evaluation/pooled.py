@@ -217,7 +217,7 @@ def _counts(part: pd.DataFrame, name: str, annotator: str) -> Float64[np.ndarray
     return values
 
 
-def _numbers(column: pd.Series[Any]) -> Float64[np.ndarray, " generation"]:
+def _numbers(column: Any) -> Float64[np.ndarray, " generation"]:
     """A column as numbers: yes is 1, no is 0, missing is NaN."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64, na_value=np.nan)
