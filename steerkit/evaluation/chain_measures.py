@@ -168,4 +168,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         name: "Int64" for name in table.columns if name.partition(":")[0] in COUNTED and ":" in name
     }
     types |= dict.fromkeys(("parsed", "zlib", "repeated", "kl", "perplexity"), "float64")
-    return table.astype({name: kind for name, kind in types.items() if name in table})
+    made = table.astype({name: kind for name, kind in types.items() if name in table})
+    # text with gaps has another type in every version of pandas
+    made["behavior"] = made["behavior"].astype(object).where(made["behavior"].notna(), None)
+    return made

@@ -268,16 +268,15 @@ def _control(
     """A direction of shuffled labels, as long as the true one."""
     row = direction.row(layer)
     length = direction.tensor[row].norm()
-    twin = replace(
+    norm = None if direction.mean_norm is None else direction.mean_norm[row : row + 1]
+    return replace(
         direction.random(seed),
         behavior=f"shuffled-{direction.behavior}-{seed}",
         tensor=(raw / raw.norm()).float()[None] * length,
         layers=(layer,),
+        mean_norm=norm,
         norm_of_mean=direction.norm_of_mean[row : row + 1],
     )
-    if direction.mean_norm is None:
-        return twin
-    return replace(twin, mean_norm=direction.mean_norm[row : row + 1])
 
 
 def _window(vectors: SteeringVectors) -> Window:

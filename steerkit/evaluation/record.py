@@ -221,7 +221,6 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         ("condition", "kind", "task", "category", "trace", "annotator", "text"), str
     )
     table = pd.read_csv(place / GENERATIONS, converters=text, lineterminator="\n")
-    table["behavior"] = table["behavior"].astype(object).where(table["behavior"].notna(), None)
     return Evaluation(place, settings, typed(table))
 
 

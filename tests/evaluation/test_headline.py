@@ -49,7 +49,7 @@ def test_a_side_without_coefficients_has_no_claim() -> None:
 )
 def test_it_is_one_of_them_and_the_furthest_that_is_fluent(steps, fluent) -> None:
     for found in headline_coefficients(steps, fluent):
-        same_side = [c for c in steps if c * found > 0]
+        same_side = [c for c in steps if c and (c > 0) == (found > 0)]
         inside = [c for c in same_side if fluent[0] <= c <= fluent[1]]
         assert found in same_side
         assert abs(found) == (max(map(abs, inside)) if inside else min(map(abs, same_side)))
