@@ -86,7 +86,12 @@ def plot_dose_response(
     against = controls[controls["annotator"] == annotator] if measure == "spans" else controls[:0]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    width, height = max(3.7 * columns, 5.2), 2.05 + 2.95 * rows
+    width = max(3.7 * columns, 5.2)
+    handles = _handles(own, against)
+    across = max(int(width / 1.75), 2)
+    # a narrow figure has more rows of the legend above its caption
+    more = 0.17 * max(-(-len(handles) // across) - 2, 0)
+    height = 2.05 + more + 2.95 * rows
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
@@ -97,7 +102,7 @@ def plot_dose_response(
             wspace=0.24,
             hspace=0.5,
             top=1 - 0.42 / height,
-            bottom=2.1 / height,
+            bottom=(2.1 + more) / height,
         )
         for panel in axes.flat[len(names) :]:
             panel.set_visible(False)
@@ -117,7 +122,16 @@ def plot_dose_response(
                     value, color=behavior_color(name), linestyle="-.", linewidth=1.1, gid="prompt"
                 )
             _finish(panel, name, measure, settings)
-        _legend(figure, width, height, own, against)
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.04 / width, (1.58 + more) / height),
+            ncols=across,
+            frameon=False,
+            fontsize=8,
+            columnspacing=1.4,
+            handlelength=2.2,
+        )
         text = textwrap.fill(
             f"{caption} {_said(own, names, against, settings, annotator)}".strip(),
             width=int(width * 15.5),
@@ -167,9 +181,8 @@ def _finish(axes: Axes, name: str, measure: str, settings: Mapping[str, Any]) ->
     axes.tick_params(length=3)
 
 
-def _legend(
-    figure: Figure, width: float, height: float, own: pd.DataFrame, against: pd.DataFrame
-) -> None:
+def _handles(own: pd.DataFrame, against: pd.DataFrame) -> list[Any]:
+    """What the legend explains."""
     line: dict[str, Any] = {"color": FAINT, "marker": "o", "linewidth": 1.6, "markersize": 4.5}
     handles: list[Any] = [
         Line2D([], [], label="steered, fluent", **line),
@@ -184,16 +197,7 @@ def _legend(
         handles.append(Patch(color=SHUFFLED, alpha=0.5, label="labels shuffled"))
     if (own["kind"] == "prompt").any():
         handles.append(Line2D([], [], label="asked for in the prompt", color=FAINT, linestyle="-."))
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, 1.58 / height),
-        ncols=max(int(width / 1.75), 2),
-        frameon=False,
-        fontsize=8,
-        columnspacing=1.4,
-        handlelength=2.2,
-    )
+    return handles
 
 
 def _said(
