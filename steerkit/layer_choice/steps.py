@@ -9,13 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerkit.layer_choice.forcing import Forced, last_states, log_probabilities
+from steerkit.layer_choice.forcing import Forced, divergences, last_states
 from steerkit.layer_choice.openers import boundary_counts, opener_log_probabilities
 from steerkit.models import ThinkingModel
 from steerkit.terms import Term, Terms
 from steerkit.vectors import Direction
-
-_POSITIONS = 256  # log-probabilities of so many positions at once
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,8 @@ def step_effects(
             states = last_states(model, forced, Terms([term]))
             told()
             rows = mask.nonzero()[:, 0]
-            kept, moved = base[mask], states[mask]
-            parts = [
-                _divergence(model, kept[i : i + _POSITIONS], moved[i : i + _POSITIONS])
-                for i in range(0, len(kept), _POSITIONS)
-            ]
             sums = torch.zeros(len(forced.ids), device=base.device)
-            sums.index_add_(0, rows, torch.cat(parts))
+            sums.index_add_(0, rows, divergences(model, base[mask], states[mask]))
             gains = before
             if forced.boundaries:
                 gains = opener_log_probabilities(model, forced, states) - before
@@ -102,12 +95,6 @@ def step_effects(
                 **boundary_counts(forced, name),
             }
     return found
-
-
-def _divergence(model: ThinkingModel, kept: Tensor, moved: Tensor) -> Float[Tensor, " position"]:
-    before = log_probabilities(model, kept)
-    after = log_probabilities(model, moved)
-    return (before.exp() * (before - after)).sum(dim=-1)
 
 
 def _by_row(forced: Forced, gains: Tensor, chosen: Tensor) -> Float[Tensor, " row"]:

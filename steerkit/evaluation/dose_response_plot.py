@@ -1,0 +1,235 @@
+"""The figure of dose and response: rate over coefficient, one panel a behaviour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from steerkit.errors import StatisticsError
+from steerkit.evaluation.curve_plot import (
+    FREE,
+    GREY,
+    behavior_color,
+    coefficient_label,
+    draw_curve,
+    draw_range,
+    first_annotator,
+    fluent_range,
+)
+from steerkit.plots import FAINT, GRID, STYLE, ReportFigure
+
+SHUFFLED = "#b5a3c9"
+_UNITS = {
+    "spans": "share of sentences",
+    "tokens": "share of thinking tokens",
+    "count": "sentences a chain",
+    "hazard": "chance that the next sentence begins it",
+}
+
+
+def plot_dose_response(
+    rates: pd.DataFrame,
+    controls: pd.DataFrame,
+    settings: Mapping[str, Any],
+    *,
+    annotator: str | None = None,
+    measure: str = "spans",
+    caption: str = "",
+) -> Figure:
+    """Rate of each steered behaviour over the coefficient, with controls as bands.
+
+    One panel a steered behaviour: its own rate with 95 % intervals; the unsteered rate dashed;
+    where a prompt asked for the behaviour instead, its rate dash-dotted. At the headline
+    coefficients bands span the rates under all random and all label-shuffled directions:
+    the unsteered rate plus each control's change on the tasks it was run on. Coefficients
+    outside the fluent range are hollow and joined by dots; a bar along the bottom marks the
+    range in which accuracy is kept as well.
+
+    Parameters
+    ----------
+    rates, controls:
+        As :func:`steerkit.evaluation.rates.rates` and
+        :func:`steerkit.evaluation.verdicts.controls` give them. Bands are of shares of spans
+        and are drawn for that measure alone.
+    settings:
+        ``ranges`` and ``unit`` are read, where they are there. Without a range every point is
+        drawn as if it lay inside, and the caption says so.
+    annotator:
+        Whose labels; by default the first of ``rates``.
+    measure:
+        ``spans``, ``tokens``, ``count`` or ``hazard``.
+    caption:
+        What was measured on what; stands underneath, before what the figure says of itself.
+
+    Raises :class:`StatisticsError` where nothing of that annotator and measure was steered.
+    """
+    annotator = first_annotator(rates, annotator)
+    mine = rates[(rates["annotator"] == annotator) & (rates["measure"] == measure)]
+    own = mine[mine["label"] == mine["behavior"]]
+    names = list(dict.fromkeys(own.loc[own["kind"] == "steered", "behavior"]))
+    if not names:
+        raise StatisticsError(
+            "nothing to draw: no steered behaviour that this annotator can give",
+            found=f"annotator {annotator!r}, measure {measure!r}",
+        )
+    against = controls[controls["annotator"] == annotator] if measure == "spans" else controls[:0]
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    width = max(3.7 * columns, 5.2)
+    handles = _handles(own, against)
+    across = max(int(width / 1.75), 2)
+    # a narrow figure has more rows of the legend above its caption
+    more = 0.17 * max(-(-len(handles) // across) - 2, 0)
+    height = 2.05 + more + 2.95 * rows
+    with matplotlib.rc_context(STYLE):
+        figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        figure.subplots_adjust(
+            left=0.72 / width,
+            right=1 - 0.12 / width,
+            wspace=0.24,
+            hspace=0.5,
+            top=1 - 0.42 / height,
+            bottom=(2.1 + more) / height,
+        )
+        for panel in axes.flat[len(names) :]:
+            panel.set_visible(False)
+        for panel, name in zip(axes.flat, names, strict=False):
+            base = mine[(mine["kind"] == "baseline") & (mine["label"] == name)]
+            curve = own[(own["behavior"] == name) & (own["kind"] == "steered")]
+            curve = pd.concat([base, curve]) if len(base) else curve
+            draw_range(panel, settings, name)
+            if len(base):
+                panel.axhline(
+                    base["value"].iloc[0], color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9
+                )
+                _bands(panel, against[against["behavior"] == name], base["value"].iloc[0], curve)
+            draw_curve(panel, curve, behavior_color(name), fluent_range(settings, name), gid=name)
+            for value in own.loc[(own["behavior"] == name) & (own["kind"] == "prompt"), "value"]:
+                panel.axhline(
+                    value, color=behavior_color(name), linestyle="-.", linewidth=1.1, gid="prompt"
+                )
+            _finish(panel, name, measure, settings)
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.04 / width, (1.58 + more) / height),
+            ncols=across,
+            frameon=False,
+            fontsize=8,
+            columnspacing=1.4,
+            handlelength=2.2,
+        )
+        text = textwrap.fill(
+            f"{caption} {_said(own, names, against, settings, annotator)}".strip(),
+            width=int(width * 15.5),
+        )
+        figure.text(
+            0.12 / width, 1.14 / height, text, fontsize=8, color=FAINT, va="top", linespacing=1.35
+        )
+    return figure
+
+
+def _bands(axes: Axes, against: pd.DataFrame, base: float, curve: pd.DataFrame) -> None:
+    """Rates under all controls at each headline coefficient, random to the left."""
+    at = np.unique(curve["coefficient"].to_numpy(np.float64))
+    half = 0.3 * float(np.diff(at).min()) if len(at) > 1 else 0.03
+    for (sign, kind), part in against.groupby(["sign", "kind"], sort=False):
+        size = float(part["coefficient"].abs().iloc[0])
+        center = size if sign == "amplify" else -size
+        left = center - half if kind == "random" else center
+        low, high = part["change"].min() + base, part["change"].max() + base
+        axes.bar(
+            left + half / 2,
+            high - low,
+            width=half * 0.92,
+            bottom=low,
+            color=GREY if kind == "random" else SHUFFLED,
+            alpha=0.5,
+            # a band of no height still has to be seen
+            edgecolor=GREY if kind == "random" else SHUFFLED,
+            linewidth=0.8,
+            zorder=2,
+            gid=str(kind),
+        )
+
+
+def _finish(axes: Axes, name: str, measure: str, settings: Mapping[str, Any]) -> None:
+    axes.set_title(name, loc="left", fontsize=10.5, fontweight="bold", color=behavior_color(name))
+    axes.set_ylabel(_UNITS[measure])
+    axes.set_xlabel(coefficient_label(settings))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    if measure != "count":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if measure == "spans" else 0.0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=3)
+
+
+def _handles(own: pd.DataFrame, against: pd.DataFrame) -> list[Any]:
+    """What the legend explains."""
+    line: dict[str, Any] = {"color": FAINT, "marker": "o", "linewidth": 1.6, "markersize": 4.5}
+    handles: list[Any] = [
+        Line2D([], [], label="steered, fluent", **line),
+        Line2D([], [], label="outside the fluent range", **line | {"linestyle": ":"}, mfc="white"),
+        Line2D([], [], label="unsteered", color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0),
+        Line2D([], [], label="accuracy kept", color=FREE, linewidth=5),
+    ]
+    kinds = set(against["kind"])
+    if "random" in kinds:
+        handles.append(Patch(color=GREY, alpha=0.5, label="random directions"))
+    if "shuffled" in kinds:
+        handles.append(Patch(color=SHUFFLED, alpha=0.5, label="labels shuffled"))
+    if (own["kind"] == "prompt").any():
+        handles.append(Line2D([], [], label="asked for in the prompt", color=FAINT, linestyle="-."))
+    return handles
+
+
+def _said(
+    own: pd.DataFrame,
+    names: Sequence[str],
+    against: pd.DataFrame,
+    settings: Mapping[str, Any],
+    annotator: str,
+) -> str:
+    """What the figure says of itself."""
+    steered = own[own["kind"] == "steered"]
+    parts = [
+        f"Labels by {annotator}. Points: rates over {_span(steered['tasks'])} tasks with all "
+        f"their samples ({_span(steered['chains'])} chains); lines: 95 % intervals over tasks, "
+        "which have no width where a behaviour never occurs."
+    ]
+    cut = steered["truncated"].sum() / max(steered["chains"].sum(), 1)
+    if cut:
+        parts.append(f"{cut:.0%} of the chains were cut off and count as far as they go.")
+    if len(against):
+        numbers = against.groupby(["behavior", "sign", "kind"])["control"].size()
+        parts.append(
+            f"Bands: smallest to largest rate under {_span(numbers)} control directions of each "
+            f"kind, of the same length and at the same layer, on {_span(against['tasks'])} tasks, "
+            "as changes from the unsteered rate of these."
+        )
+    unknown = [name for name in names if fluent_range(settings, name) is None]
+    if unknown:
+        parts.append(f"No range of fluent text is known for {', '.join(unknown)}.")
+    return " ".join(parts)
+
+
+def _span(numbers: Any) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
