@@ -349,7 +349,8 @@ def _lines(row: Row, labels: Sequence[str], width: int) -> Iterator[Text]:
         yield Text("")
     head = Text()
     for name in row.labels:
-        head.append((name or "").ljust(width) + "  ", style=_style(name, labels))
+        head.append(name or "", style=_style(name, labels))
+        head.append(" " * (max(width - len(name or ""), 0) + 2))
     if len(row.labels) > 1:
         head.append(_sign(row).ljust(2))
     indent = Text("  " if not width else " " * len(head))
@@ -370,16 +371,19 @@ def _text(row: Row, labels: Sequence[str]) -> Text:
 
     if row.kind == "mark":
         return Text(row.text, style="dim")
-    named = [name for name in row.labels if name]
-    style = _style(named[0], labels) if len(set(named)) == 1 else ""
-    return Text(row.text, style=style if named else "")
+    asked = not labels or any(name in labels for name in row.labels)
+    return Text(row.text, style="" if asked or row.kind == "answer" else "dim")
 
 
 def _style(name: str | None, labels: Sequence[str]) -> str:
-    """The colour of a label; what was not asked for is dim."""
-    if name is None or name == UNPARSED or (labels and name not in labels):
+    """A block in the colour of a label, legible on any ground; what was not asked for is dim."""
+    color = next((b.color for b in behaviors() if b.name == name), None)
+    if color is None or (labels and name not in labels):
         return "dim"
-    return next((b.color for b in behaviors() if b.name == name), "")
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    # luma of ITU-R BT.601: dark letters on what is light
+    ink = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "#ffffff"
+    return f"{ink} on {color}"
 
 
 def _legend(console: Console, view: ChainView, labels: Sequence[str]) -> None:

@@ -64,11 +64,11 @@ def test_colours_are_the_behaviours():
     for name in ("deduction", "backtracking"):
         color = behavior(name).color
         code = ";".join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))
-        assert f"\x1b[38;2;{code}m{name}" in shown
-    assert "38;2" not in printed(show(ONE[0]).chains[0], ["first"], colors=False)
+        assert f";48;2;{code}m{name}" in shown
+    assert "48;2" not in printed(show(ONE[0]).chains[0], ["first"], colors=False)
     # with a label asked for, only this has its colour
     alone = printed(show(ONE[0]).chains[0], ["first"], labels=["backtracking"])
-    assert alone.count("38;2") < shown.count("38;2")
+    assert 0 < alone.count("48;2") < shown.count("48;2")
 
 
 def test_annotators_stand_side_by_side_and_differences_have_a_sign(run, files):
