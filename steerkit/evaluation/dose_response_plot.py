@@ -226,6 +226,6 @@ def _said(
     return " ".join(parts)
 
 
-def _span(numbers: pd.Series[Any]) -> str:
+def _span(numbers: Any) -> str:
     low, high = int(numbers.min()), int(numbers.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -24,6 +24,7 @@ _FRACTIONS = {
     "count": ("spans:{}", "chains"),
     "hazard": ("onsets:{}", "at_risk:{}"),
 }
+_OF_LABELS = ("spans", "span_tokens", "onsets", "at_risk")
 _COUNTS = ("sentences", "thinking_tokens")
 _NEEDED = [*CONDITION, "task", "sample", "annotator", "truncated", *_COUNTS]
 _TRUTH: dict[Any, float] = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0}
@@ -186,7 +187,8 @@ def _pooled(annotator: str, part: pd.DataFrame) -> Pooled:
     sums |= {name: added(values) for name, values in counts.items()}
     sums["silent"] = added(np.asarray(counts["sentences"] == 0, dtype=np.float64))
     # a column without any number belongs to a label of another annotator
-    there = [str(name) for name in part if ":" in str(name) and part[name].notna().any()]
+    counted = [str(name) for name in part if str(name).partition(":")[0] in _OF_LABELS]
+    there = [name for name in counted if part[name].notna().any()]
     for name in there:
         sums[name] = added(_counts(part, name, annotator))
     for name in (*_OUTCOMES, "perplexity", "parsed"):
@@ -217,7 +219,7 @@ def _counts(part: pd.DataFrame, name: str, annotator: str) -> Float64[np.ndarray
     return values
 
 
-def _numbers(column: pd.Series[Any]) -> Float64[np.ndarray, " generation"]:
+def _numbers(column: Any) -> Float64[np.ndarray, " generation"]:
     """A column as numbers: yes is 1, no is 0, missing is NaN."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64, na_value=np.nan)

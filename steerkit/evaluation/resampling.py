@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from steerkit.errors import StatisticsError
 from steerkit.evaluation.pooled import share
 from steerkit.statistics import resampled_counts, sign_flip_test
 
@@ -87,8 +86,6 @@ def sign_flip_tests(
     A task without a difference (NaN) takes no part; a comparison without any task is missing
     (NaN). Comparisons with few tasks that differ are looked at under every flip.
     """
-    if differences.ndim != 2:
-        raise StatisticsError("paired tests need a row a comparison and a column a task")
     moved = np.nan_to_num(differences)
     found = np.full(len(moved), np.nan)
     exact = 2.0 ** np.count_nonzero(moved, axis=1) <= FLIPS

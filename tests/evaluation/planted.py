@@ -189,9 +189,19 @@ class Sums:
         ran = np.array([tasks if p.tasks is None else p.tasks for p in plan])
         self.ran = np.arange(tasks) < ran[:, None]
 
-    def draw(self, draw: np.random.Generator, rates: Mapping[str, np.ndarray] | None = None):
-        """One experiment; ``rates`` by behaviour, ``[condition]``, replace the planted ones."""
-        lengths = draw.uniform(0.7, 1.3, size=self.shape[1])
+    def draw(
+        self,
+        draw: np.random.Generator,
+        rates: Mapping[str, np.ndarray] | None = None,
+        *,
+        paired: bool = True,
+    ) -> Pooled:
+        """One experiment; ``rates`` by behaviour, ``[condition]``, replace the planted ones.
+
+        Not ``paired``, every condition has tasks of its own, as if it were an experiment alone.
+        """
+        tasks = (self.shape[1],) if paired else self.shape
+        lengths = draw.uniform(0.7, 1.3, size=tasks)
         mean = np.broadcast_to(self.samples * (self.sentences - 1) * lengths, self.shape)
         sentences = (self.samples + draw.poisson(mean)) * self.ran
         sums = {
@@ -203,7 +213,7 @@ class Sums:
         }
         for behavior in self.behaviors:
             rate = self.rates[behavior] if rates is None else rates[behavior][:, None]
-            own = draw.uniform(1 - self.spread, 1 + self.spread, size=self.shape[1])
+            own = draw.uniform(1 - self.spread, 1 + self.spread, size=tasks)
             each = draw.uniform(1 - self.noise, 1 + self.noise, size=self.shape)
             chances = np.clip(rate * own * each, 0, 1)
             spans = draw.binomial(sentences, chances)

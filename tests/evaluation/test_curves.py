@@ -30,7 +30,7 @@ def test_far_coefficients_do_not_count() -> None:
     np.testing.assert_allclose(slope_weights(np.array([0.0, 0.2])), [-5, 5])
 
 
-def test_slopes_cover_the_planted_one() -> None:
+def test_slopes_cover_the_planted_one(unchecked) -> None:
     curve = {-0.2: 0.052, -0.1: 0.073, 0.1: 0.133, 0.2: 0.172}  # 0.1 + 0.3 c + 0.3 c ** 2
     plan = [BASELINE, *(steered("backtracking", c, rate) for c, rate in curve.items())]
     made, draw = Sums(plan, tasks=24, behaviors=("backtracking",)), np.random.default_rng(0)
@@ -72,11 +72,11 @@ def test_curves_that_level_off_are_told_from_those_that_do_not() -> None:
 
 
 def test_one_row_a_behaviour_and_measure() -> None:
-    generations = table(experiment(controls=1, control_tasks=4), tasks=10, samples=3)
+    generations = table(experiment(controls=1, control_tasks=4), tasks=20, samples=4)
     found = curves(generations)
     assert list(found.columns) == COLUMNS and len(found) == 8
     row = found.set_index(["behavior", "measure"]).loc[("backtracking", "spans")]
-    assert (row.steps, row.tasks, row.layer) == (8, 10, 4)  # tasks of the curve, not of controls
+    assert (row.steps, row.tasks, row.layer) == (8, 20, 4)  # tasks of the curve, not of controls
     assert row.low < row.slope < row.high and row.low > 0
     assert row.floor < 0.06 and row.ceiling > 0.2
     assert row.saturated_down and row.saturated_up

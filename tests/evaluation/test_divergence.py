@@ -11,7 +11,6 @@ import torch
 
 from steerkit.errors import VectorsError
 from steerkit.evaluation.divergence import kl_on_steered, kl_on_unsteered, perplexity
-from steerkit.generation import generate
 from steerkit.layer_choice.forcing import forced_batches
 from steerkit.models import ThinkingModel
 from steerkit.traces import Trace
@@ -95,17 +94,20 @@ def test_chains_without_tokens_or_thinking_are_there(model, traces) -> None:
     assert np.isnan(perplexity(model, [empty]).perplexity[0])
 
 
-def test_sentences_begin_where_they_do_while_a_chain_is_written(model) -> None:
-    """A term at sentence starts needs no annotation: chains under it are likeliest under it."""
+def test_sentences_begin_where_they_do_while_a_chain_is_written(model, traces) -> None:
+    """A term at sentence starts needs no annotation: the same as a steered plain call."""
     term = 0.8 * direction(2).at(layer=1, where="sentences")
-    written = generate(
-        model, ["Use 3, 7, 8 to make 29."], steer=term, samples=4, max_new_tokens=40, seed=1
-    )
-    assert (kl_on_steered(model, written, term).kl > 1e-4).any()
-    everywhere = 0.8 * direction(2).at(layer=1, where="generated")
-    assert kl_on_steered(model, written, term).kl.mean() < (
-        kl_on_steered(model, written, everywhere).kl.mean()
-    )
+    bare = [replace(trace, spans=()) for trace in traces]
+    found = kl_on_unsteered(model, bare, term)
+    for i, trace in enumerate(bare):
+        forced, first, last = alone(model, trace)
+        p = plain_logs(model, forced.ids)[0, first:last, : model.vocabulary]
+        with model.steer(term):
+            q = plain_logs(model, forced.ids)[0, first:last, : model.vocabulary]
+        expected = (p.exp() * (p - q)).sum(-1).mean()
+        assert found.kl[i] == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+    everywhere = kl_on_unsteered(model, bare, 0.8 * direction(2).at(layer=1, where="generated"))
+    assert (found.kl > 1e-3).all() and (everywhere.kl > 2 * found.kl).any()
 
 
 def test_terms_that_do_not_fit_are_refused(model, traces) -> None:

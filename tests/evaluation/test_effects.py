@@ -47,12 +47,12 @@ def test_numbers_are_those_of_paired_tasks(generations) -> None:
         assert row.high.item() >= np.quantile(change, 0.975) and row.high.item() <= change.max()
 
 
-def test_intervals_cover_what_was_planted() -> None:
+def test_intervals_cover_what_was_planted(unchecked) -> None:
     plan = [BASELINE, steered("backtracking", 0.2, 0.25), steered("backtracking", -0.2, 0.03)]
     made, draw = Sums(plan, tasks=24), np.random.default_rng(0)
     change, ratio = np.array([0.15, -0.07]), np.array([2.5, 0.3])
     covered, of_ratio, nothing = [], [], []
-    for _ in range(600):
+    for _ in range(500):
         pooled = made.draw(draw)
         found = effect_numbers(pooled, "backtracking", "spans", [1, 2])
         covered.append((found["low"] <= change) & (change <= found["high"]))
@@ -106,7 +106,7 @@ def test_effect_sizes_of_what_does_not_vary_are_missing() -> None:
     np.testing.assert_allclose(found, [np.nan, np.nan, 2 / np.sqrt(2)])
 
 
-def test_a_planted_change_is_found_and_none_is_not() -> None:
+def test_a_planted_change_is_found_and_none_is_not(unchecked) -> None:
     draw = np.random.default_rng(5)
     made = Sums([BASELINE, steered("backtracking", 0.2, 0.2)], tasks=24)
     same = {b: np.full(2, BASE[b]) for b in made.behaviors}

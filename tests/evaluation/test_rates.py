@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
@@ -60,17 +62,20 @@ def test_intervals_agree_with_scipys_bootstrap() -> None:
 
 
 def test_intervals_cover_the_planted_rates() -> None:
-    plan = [BASELINE, steered("backtracking", 0.2, 0.25), steered("backtracking", -0.2, 0.03)]
-    made, draw = Sums(plan, tasks=24), np.random.default_rng(0)
+    """Of 900 experiments at once: every condition has tasks of its own."""
+    kinds = [BASELINE, steered("backtracking", 0.2, 0.25), steered("backtracking", -0.2, 0.03)]
+    plan = [replace(p, condition=f"{p.condition} {i}") for i in range(300) for p in kinds]
+    found = _rates(Sums(plan, tasks=24).draw(np.random.default_rng(0), paired=False))
+    found = found[(found.label == "backtracking") & (found.measure == "spans")]
     truth = np.array([p.rates["backtracking"] for p in plan])
-    covered, missed = [], []
-    for _ in range(300):
-        found = _rates(made.draw(draw))
-        found = found[(found.label == "backtracking") & (found.measure == "spans")]
-        covered.append((found.low <= truth) & (truth <= found.high))
-        missed.append((found.low <= 1.7 * truth) & (1.7 * truth <= found.high))
-    assert 0.92 < np.mean(covered) < 0.98
-    assert np.mean(missed) < 0.5  # positive control
+    assert 0.92 < covers(found, truth) < 0.98
+    for kind in range(3):
+        assert 0.90 < covers(found[kind::3], truth[kind::3]) < 0.99
+    assert covers(found, 1.7 * truth) < 0.5  # positive control
+
+
+def covers(found, truth: np.ndarray) -> float:
+    return float(((found.low <= truth) & (truth <= found.high)).mean())
 
 
 def test_chains_without_sentences_add_nothing() -> None:
