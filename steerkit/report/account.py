@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steerkit.report.grids import Cell, Grid, Row, color_of
-from steerkit.report.numbers import MISSING, coefficient, counted, percent, whole
+from steerkit.report.numbers import MISSING, coefficient, counted, percent, short_name, whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from steerkit.vectors import SteeringVectors
 
-_LONG = 12  # entries of a list that are printed; more of them are counted
+_LONG = 12  # entries of a list that are printed, more of them are counted; lines of a mapping
 _KINDS = {
     "baseline": "unsteered",
     "prompt": "asked for in the prompt",
@@ -31,6 +31,8 @@ def annotator_texts(settings: Mapping[str, Any], names: Sequence[str]) -> list[s
         same = entry.get("same_as_extraction")
         agreement = entry.get("agreement")
         text = f"{name}: "
+        if short_name(name) == "grammar":
+            text += "exact on chains of the bundled models, whose grammar it knows; "
         if same is True:
             text += (
                 "it also labelled the chains that the directions come from, so that a mistake "
@@ -40,7 +42,7 @@ def annotator_texts(settings: Mapping[str, Any], names: Sequence[str]) -> list[s
             text += "it did not label the chains that the directions come from. "
         else:
             text += "whether it labelled the chains that the directions come from is not known. "
-        text += f"Agreement: {agreement}." if agreement else "Its agreement was not measured."
+        text += f"Agreement: {agreement}." if agreement else "No agreement was measured."
         texts.append(text)
     return texts
 
@@ -151,7 +153,9 @@ def vectors_rows(vectors: SteeringVectors | None) -> list[tuple[str, str]]:
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in sorted(settings):
         value = settings[name]
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and len(value) > _LONG:
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
             for number, entry in enumerate(value, start=1):
@@ -165,6 +169,8 @@ def _text(value: Any) -> str:
         return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(value[name])}" for name in sorted(value)) or "none"
     if isinstance(value, list | tuple):
         shown = ", ".join(_text(entry) for entry in value[:_LONG])
         return shown + (f" ... {len(value):,} in all" if len(value) > _LONG else "") or "none"

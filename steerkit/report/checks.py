@@ -91,7 +91,8 @@ def cost_text(verdict: Mapping[str, Any], evaluation: Evaluation) -> str:
             text += f" ({change(row['change'])}{unit}, "
             text += f"{change(row['change_low'])} to {change(row['change_high'])})"
         parts.append(text)
-    return "; ".join(parts) + "." if parts else ""
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def range_text(ends: Any) -> str:

@@ -56,7 +56,7 @@ class Claim:
 
 def summary_texts(evaluation: Evaluation, annotator: str) -> list[str]:
     """How many claims hold and which, which were not shown, and how many reach their target."""
-    rows = records(evaluation.verdicts, annotator=annotator)
+    rows = verdict_rows(evaluation, annotator)
     if not rows:
         return ["No claim was tested: no coefficient was set for one."]
     held = [row for row in rows if row["holds"]]
@@ -79,9 +79,8 @@ def summary_texts(evaluation: Evaluation, annotator: str) -> list[str]:
 def claims(evaluation: Evaluation, annotator: str) -> list[Claim]:
     """What is claimed of every behaviour, by the labels of one annotator, others beside it."""
     definitions = {b.name: b.definition for b in behaviors()}
-    verdicts = records(evaluation.verdicts)
-    others = [row for row in verdicts if row["annotator"] != annotator]
-    mine = [row for row in verdicts if row["annotator"] == annotator]
+    mine = verdict_rows(evaluation, annotator)
+    others = [row for row in verdict_rows(evaluation) if row["annotator"] != annotator]
     return [
         Claim(
             name,
@@ -93,14 +92,26 @@ def claims(evaluation: Evaluation, annotator: str) -> list[Claim]:
     ]
 
 
+def verdict_rows(evaluation: Evaluation, annotator: str | None = None) -> list[dict[str, Any]]:
+    """Verdicts of one annotator or of all, by annotator and behaviour, amplified first."""
+    table = evaluation.verdicts
+    rows = records(table if annotator is None else table[table["annotator"] == annotator])
+    order = {key: i for i, key in enumerate(dict.fromkeys(_owner(row) for row in rows))}
+    signs = list(SIGNS)
+    return sorted(rows, key=lambda row: (order[_owner(row)], signs.index(row["sign"])))
+
+
+def _owner(row: Mapping[str, Any]) -> tuple[str, str]:
+    return str(row["annotator"]), str(row["behavior"])
+
+
 def verdict_grid(evaluation: Evaluation) -> Grid:
     """Every verdict of every annotator, with its numbers."""
     return Grid(
         "Verdicts. Rates are shares of the sentences of the thinking sections; changes in "
-        "points; intervals of 95 %",
+        "points; intervals of 95\u00a0%",
         (
             "claim",
-            "annotator",
             "verdict",
             "coefficient",
             "unsteered",
@@ -109,20 +120,19 @@ def verdict_grid(evaluation: Evaluation) -> Grid:
             "ratio",
             "effect size",
             "p (Holm)",
-            *(f"exceeds {name}" for name in CONTROLS.values()),
+            *(f"{kind} exceeded" for kind in CONTROLS),
         ),
-        tuple(_verdict_row(row) for row in records(evaluation.verdicts)),
+        tuple(_verdict_row(row) for row in verdict_rows(evaluation)),
         "verdicts",
     )
 
 
 def _verdict_row(row: Mapping[str, Any]) -> Row:
-    verdict = Cell(HOLDS, tone="yes") if row["holds"] else Cell(FAILS, tone="no")
+    tone = "yes" if row["holds"] else "no"
     return Row(
         f"{row['behavior']}, {SIGNS[row['sign']]}",
         (
-            Cell(short_name(row["annotator"])),
-            verdict,
+            Cell(HOLDS if row["holds"] else FAILS, f"by {short_name(row['annotator'])}", tone),
             Cell(coefficient(row["coefficient"]), f"layer {whole(row['layer'])}"),
             Cell(percent(row["base"])),
             Cell(percent(row["rate"])),
@@ -166,7 +176,7 @@ def _rate_text(row: Mapping[str, Any]) -> str:
         f"{points(row['change'])} points"
     )
     if known(row["low"], row["high"]):
-        text += f" (95 % interval {points(row['low'])} to {points(row['high'])})"
+        text += f" (95\u00a0% interval {points(row['low'])} to {points(row['high'])})"
     least = "at least" if row["target"] > 1 else "at most"
     met = "met" if as_float(row["meets_target"]) == 1 else "not met"
     return f"{text}, {_times(row)}. Target, {least} {row['target']:g} times: {met}."

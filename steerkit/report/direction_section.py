@@ -135,7 +135,7 @@ def _grid(vectors: SteeringVectors) -> Grid:
         )
     return Grid(
         "The directions at the layers that were steered. Length: of the difference of means, in "
-        "mean norms; cone: holds 95 % of bootstrap replicates",
+        "mean norms; cone: holds 95\u00a0% of bootstrap replicates",
         (
             "direction",
             "layer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steerkit.report.claims import SIGNS
+from steerkit.report.claims import SIGNS, verdict_rows
 from steerkit.report.grids import Cell, Grid, Row, color_of, measured, records
 from steerkit.report.numbers import (
     MISSING,
@@ -75,8 +75,8 @@ def effect_grid(evaluation: Evaluation, annotator: str) -> Grid:
             )
     return Grid(
         f"Rates and side effects, labelled by {short_name(annotator)}. Below a rate: its "
-        "95 % interval; below a side effect: its change against the unsteered chains of the same "
-        "tasks, in points where it is a share",
+        "95\u00a0% interval; below a side effect: its change against the unsteered chains of the "
+        "same tasks, in points where it is a share",
         ("condition", "rate", *(_MEASURES[name][0] for name in shown)),
         tuple(rows),
         "side_effects",
@@ -91,7 +91,7 @@ def control_grid(evaluation: Evaluation, annotator: str) -> Grid:
         if row["label"] == row["behavior"]
     }
     rows = []
-    for row in records(evaluation.verdicts, annotator=annotator):
+    for row in verdict_rows(evaluation, annotator):
         cells = [
             Cell(count(row["control_tasks"])),
             Cell(points(row["control_change"])),
@@ -183,7 +183,7 @@ def specificity_grid(evaluation: Evaluation, annotator: str) -> Grid:
             Row(f"{behavior}, {SIGNS.get(sign, sign)}, {at}", tuple(cells), color_of(behavior))
         )
     return Grid(
-        "Change of the share of every label, in points, with 95 % intervals, and its room",
+        "Change of the share of every label, in points, with 95\u00a0% intervals, and its room",
         ("steered", *labels),
         tuple(rows),
         "specificity",

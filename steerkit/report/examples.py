@@ -128,7 +128,8 @@ def _coefficients(headline: Any, there: list[float]) -> list[float]:
 
 def _chain(row: Mapping[str, Any], trace: Trace, spans: str) -> Chain:
     facts = [
-        f"{int(row[spans])} of {counted(int(row['sentences']), 'sentence')}",
+        f"{spans.partition(':')[2]} in {int(row[spans])} of "
+        f"{counted(int(row['sentences']), 'sentence')}",
         counted(int(row["tokens"]), "token"),
     ]
     if known(row.get("correct")):

@@ -133,7 +133,11 @@ def _sections(scope: Scope, vectors: SteeringVectors | None) -> list[Section]:
             "again",
             "Make it again",
             _again(settings),
-            code=str(settings.get("command", "")),
+            code=str(settings.get("command") or ""),
+            notes=[
+                "Every setting, and where the directions come from. Long lists are shortened here "
+                "and whole in settings.json and in the vectors file."
+            ],
             settings=[
                 *account.setting_rows(settings),
                 *account.vectors_rows(vectors),
@@ -199,11 +203,7 @@ def _again(settings: Mapping[str, Any]) -> list[str]:
         texts.append(f"It took {duration(took)} on the machine named below.")
     if settings.get("command"):
         texts.append("The command that makes it again:")
-    return [
-        *texts,
-        "Below: every setting, and where the directions come from. Long lists are shortened "
-        "here and whole in settings.json and in the vectors file.",
-    ]
+    return texts
 
 
 def _write_tables(evaluation: Evaluation, folder: Path) -> None:
@@ -215,7 +215,7 @@ def _write_tables(evaluation: Evaluation, folder: Path) -> None:
             write_csv(getattr(evaluation, name), folder / f"{name}.csv")
         except SteerkitError as problem:
             _log.info("no table of %s: %s", name, problem)
-    if folder.resolve() != evaluation.folder.resolve():
+    if not (folder / GENERATIONS).is_file() or folder.resolve() != evaluation.folder.resolve():
         write_csv(evaluation.generations, folder / GENERATIONS)
         write_text_atomic(folder / SETTINGS, settings_text(evaluation.settings))
 

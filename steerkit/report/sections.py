@@ -13,7 +13,7 @@ from steerkit.report.effect_grids import control_grid, curve_grid, effect_grid, 
 from steerkit.report.examples import Example, find_examples
 from steerkit.report.grids import Grid, records
 from steerkit.report.numbers import coefficient, counted, listed, percent, points, short_name
-from steerkit.report.pictures import Picture, picture
+from steerkit.report.pictures import Picture, picture, write_figure
 
 if TYPE_CHECKING:
     from steerkit.evaluation.record import Evaluation
@@ -31,6 +31,7 @@ class Section:
     grids: Sequence[Grid] = ()
     examples: Sequence[Example] = ()
     code: str = ""
+    notes: Sequence[str] = ()
     settings: Sequence[tuple[str, str]] = ()
 
 
@@ -95,28 +96,35 @@ def dose_section(scope: Scope) -> Section:
     """Dose-response figures, and the shape of each curve."""
     from steerkit.evaluation.dose_response_plot import plot_dose_response
 
-    found = scope.evaluation
+    found, settings = scope.evaluation, scope.settings
+    # one figure for all behaviours is kept as a file; on a phone one by one is read more easily
+    whole = plot_dose_response(found.rates, found.controls, settings, annotator=scope.first)
+    write_figure(whole, scope.folder, "dose_response")
     pictures = []
-    for name in scope.annotators:
-        rates = found.rates
-        pictures.append(
-            picture(
-                plot_dose_response(rates, found.controls, scope.settings, annotator=name),
-                scope.folder,
-                scope.named("dose_response", name),
-                f"Rate of every behaviour over the coefficient, labelled by {short_name(name)}.",
-                "Share of sentences with 95 % intervals over tasks; bands: what control "
-                "directions of the same length do at the headline coefficients.",
-                _dose_alt(rates[rates["annotator"] == name]),
+    for annotator in scope.annotators:
+        rates = found.rates[found.rates["annotator"] == annotator]
+        steered = rates[(rates["kind"] == "steered") & (rates["label"] == rates["behavior"])]
+        for name in dict.fromkeys(steered["behavior"]):
+            mine = rates[(rates["behavior"] == name) | (rates["kind"] == "baseline")]
+            against = found.controls[found.controls["behavior"] == name]
+            pictures.append(
+                picture(
+                    plot_dose_response(mine, against, settings, annotator=annotator),
+                    scope.folder,
+                    scope.named(f"dose_response-{name}", annotator),
+                    f"Rate of {name} over the coefficient, labelled by {short_name(annotator)}.",
+                    "",
+                    _dose_alt(name, records(steered, behavior=name, measure="spans")),
+                )
             )
-        )
     return Section(
         "dose",
         "Dose and response",
         [
             "Every behaviour's own rate as its direction is pushed from strongly against to "
             "strongly along. All coefficients of one task and sample saw the same noise, so that "
-            "differences are paired."
+            "differences are paired. Intervals are of 95\u00a0%; bands show what control "
+            "directions of the same length do at the coefficients where claims are tested."
         ],
         pictures=pictures,
         grids=[curve_grid(found)],
@@ -205,7 +213,7 @@ def cost_section(scope: Scope) -> Section:
         scope.folder,
         "side_effects",
         "Side effects over the coefficient.",
-        "Accuracy, endings, length and repetition; 95 % intervals over tasks.",
+        "Accuracy, endings, length and repetition; 95\u00a0% intervals over tasks.",
         _cost_alt(records(found.side_effects, annotator=scope.first, measure="accuracy")),
     )
     return Section(
@@ -241,18 +249,10 @@ def failed(section: Section, why: object) -> Section:
     return replace(section, texts=[f"Not shown: {why}"])
 
 
-def _dose_alt(rates: Any) -> str:
-    parts = []
-    own = rates[(rates["measure"] == "spans") & (rates["label"] == rates["behavior"])]
-    own = own[own["kind"] == "steered"]
-    for name, curve in own.groupby("behavior", sort=False):
-        shown = curve.sort_values("coefficient")
-        values = [
-            f"{percent(row['value'])} at {coefficient(row['coefficient'])}"
-            for row in records(shown)
-        ]
-        parts.append(f"{name}: {', '.join(values)}.")
-    return "Dose-response curves. " + " ".join(parts)
+def _dose_alt(name: str, rows: list[dict[str, Any]]) -> str:
+    rows = sorted(rows, key=lambda row: row["coefficient"])
+    values = [f"{percent(row['value'])} at {coefficient(row['coefficient'])}" for row in rows]
+    return f"Dose-response curve of {name}: {', '.join(values)}."
 
 
 def _specificity_alt(rows: list[dict[str, Any]]) -> str:
