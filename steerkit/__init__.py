@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from steerkit.comparison_plot import plot_comparison as plot_comparison
     from steerkit.cosine_plot import plot_cosines as plot_cosines
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.evaluation.dose_response_plot import plot_dose_response as plot_dose_response
     from steerkit.evaluation.experiment import evaluate as evaluate
     from steerkit.evaluation.record import Evaluation as Evaluation
     from steerkit.evaluation.record import read_evaluation as read_evaluation
+    from steerkit.evaluation.side_effect_plot import plot_side_effects as plot_side_effects
+    from steerkit.evaluation.specificity_plot import plot_specificity as plot_specificity
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
     from steerkit.geometry import cosines as cosines
@@ -75,8 +78,11 @@ _HOMES = {
     "comparison_plot": ("plot_comparison",),
     "cosine_plot": ("plot_cosines",),
     "errors": ("SteerkitError",),
+    "evaluation.dose_response_plot": ("plot_dose_response",),
     "evaluation.experiment": ("evaluate",),
     "evaluation.record": ("Evaluation", "read_evaluation"),
+    "evaluation.side_effect_plot": ("plot_side_effects",),
+    "evaluation.specificity_plot": ("plot_specificity",),
     "extraction": ("extract",),
     "generation": ("generate",),
     "geometry": ("cosines",),
