@@ -402,7 +402,12 @@ def _store_ranges(
     """Keep ranges that were found in the vectors file, in the unit that is meant there."""
     from steerkit.evaluation.headline import with_ranges
 
-    found = {n: r for n, r in made.settings["ranges"].items() if r["found_on"] is not None}
+    # a border where the search ended would keep a wider search from going on
+    found = {
+        name: found
+        for name, found in made.settings["ranges"].items()
+        if found["found_on"] is not None and max(map(abs, found["fluent"])) < found["looked_to"]
+    }
     if not found or made.settings["unit"] != "norm":
         return False
     with_ranges(vectors, found).save(arguments.vectors)
