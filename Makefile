@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect pair contrasts layers pairing real memory bench models data docs wheel clean
+.PHONY: help extract test format effect report pair contrasts layers pairing real memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ format: $(READY) ## put the code into its one form
 
 effect: $(READY) ## does steering move the bundled model? (10 minutes)
 	$(BIN)/python benchmarks/effect.py
+
+report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an hour)
+	$(BIN)/python benchmarks/report.py
 
 pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 minutes)
 	$(BIN)/python benchmarks/pair.py

@@ -15,7 +15,10 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md", ROOT / "docs" / "directions.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("steering", "directions", "evaluation")),
+)
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -44,6 +47,17 @@ def _figure(results: Path) -> str | None:
 
 def _effect(results: Path) -> str | None:
     return _text(results / "effect.md")
+
+
+def _report(results: Path) -> str | None:
+    text = _text(results / "report.md")
+    if text is None:
+        return None
+    return (
+        "![Share of sentences of every behaviour against the coefficient, with bands of random and "
+        "shuffled directions.](../benchmarks/results/report/figures/dose_response.png)\n\n"
+        f"{text}"
+    )
 
 
 def _pair(results: Path) -> str | None:
@@ -141,6 +155,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "bench": _bench,
     "pairing": _pairing,
     "layers": _layers,
+    "report": _report,
 }
 MADE_BY = {
     "figure": "effect",
@@ -151,6 +166,7 @@ MADE_BY = {
     "bench": "bench",
     "pairing": "pairing",
     "layers": "layers",
+    "report": "report",
 }
 
 

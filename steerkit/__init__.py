@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from steerkit.comparison_plot import plot_comparison as plot_comparison
     from steerkit.cosine_plot import plot_cosines as plot_cosines
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.evaluation.experiment import evaluate as evaluate
+    from steerkit.evaluation.record import Evaluation as Evaluation
+    from steerkit.evaluation.record import read_evaluation as read_evaluation
     from steerkit.extraction import extract as extract
     from steerkit.generation import generate as generate
     from steerkit.geometry import cosines as cosines
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.published import read_published as read_published
+    from steerkit.report import write_report as write_report
     from steerkit.resources import data as data
     from steerkit.schedules import Decay as Decay
     from steerkit.schedules import Gate as Gate
@@ -63,6 +67,8 @@ _HOMES = {
     "comparison_plot": ("plot_comparison",),
     "cosine_plot": ("plot_cosines",),
     "errors": ("SteerkitError",),
+    "evaluation.experiment": ("evaluate",),
+    "evaluation.record": ("Evaluation", "read_evaluation"),
     "extraction": ("extract",),
     "generation": ("generate",),
     "geometry": ("cosines",),
@@ -75,6 +81,7 @@ _HOMES = {
     "places": ("Mask", "Steps"),
     "positions": ("Window",),
     "published": ("read_published",),
+    "report": ("write_report",),
     "resources": ("data",),
     "schedules": ("Decay", "Gate", "Ramp"),
     "spans": ("Span",),

@@ -50,7 +50,7 @@ class Behavior:
 
 # Definitions after Venhoff et al. 2025 (arXiv 2506.18167), in our own words.
 # Colours: Okabe and Ito's palette, which colour-blind readers can tell apart.
-_BUILT_IN = (
+BUILT_IN = (
     Behavior("initializing", "restates the task or says how to begin", "#999999"),
     Behavior("deduction", "takes a step that follows from the current approach", "#0072B2"),
     Behavior("adding-knowledge", "recalls a fact that the task did not give", "#009E73"),
@@ -64,7 +64,7 @@ _BUILT_IN = (
     Behavior("backtracking", "gives up the current approach and turns to another", "#D55E00"),
 )
 
-_known: dict[str, Behavior] = {behavior.name: behavior for behavior in _BUILT_IN}
+_known: dict[str, Behavior] = {behavior.name: behavior for behavior in BUILT_IN}
 
 
 def behaviors() -> tuple[Behavior, ...]:
@@ -81,7 +81,7 @@ def declare(behavior: Behavior) -> Behavior:
     taken = {name for b in behaviors() if b.name != behavior.name for name in (b.name, b.short)}
     taken.add(UNPARSED)
     clash = next((n for n in (behavior.name, behavior.short) if n in taken and n), None)
-    built_in = next((b for b in _BUILT_IN if b.name == behavior.name), behavior)
+    built_in = next((b for b in BUILT_IN if b.name == behavior.name), behavior)
     if clash or built_in != behavior:
         raise BehaviorError(
             f"the name {clash or behavior.name!r} is taken by another behaviour",

@@ -91,6 +91,10 @@ class GenerationError(SteerkitError, ValueError):
     """A generation that cannot be started: prompt, length, temperature, rows."""
 
 
+class EvaluationError(SteerkitError, ValueError):
+    """An evaluation that cannot be made or read: tasks not held out, chains that are gone."""
+
+
 class StatisticsError(SteerkitError, ValueError):
     """Outcomes from which no interval can be computed."""
 

@@ -67,12 +67,12 @@ def find_ranges(
     """How far a direction can be pushed both ways, by bisection on the *select* tasks.
 
     A coefficient is *fluent* when, over the tasks, at most 5 points fewer chains close than
-    unsteered, at least 95 % of the sentences are ones that the annotator knows (with one that
-    can tell), the zlib ratio is at least 0.9 of the unsteered one, and at most 5 points more
-    sentences are repeated. It is *free* when accuracy is at most 5 points below the unsteered
-    one as well. Every side is bisected between 0 and ``limit`` until the border is known to
-    ``tolerance``, and the last coefficient that passed is the border: what lies between two that
-    passed is taken to pass.
+    unsteered, at least 95 % of the sentences are ones that the annotator knows (or, where it
+    knows fewer of the unsteered ones, at most 5 points fewer than of those), the zlib ratio is
+    at least 0.9 of the unsteered one, and at most 5 points more sentences are repeated. It is
+    *free* when accuracy is at most 5 points below the unsteered one as well. Every side is
+    bisected between 0 and ``limit`` until the border is known to ``tolerance``, and the last
+    coefficient that passed is the border: what lies between two that passed is taken to pass.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _measures(
 def _fluent(found: dict[str, float], base: dict[str, float]) -> bool:
     return (
         found["closed"] >= base["closed"] - CLOSED
-        and not found["parsed"] < min(PARSED, base["parsed"])
+        and not found["parsed"] < (PARSED if base["parsed"] >= PARSED else base["parsed"] - CLOSED)
         and found["zlib"] >= ZLIB * base["zlib"]
         and found["repeated"] <= base["repeated"] + REPEATED
     )

@@ -173,6 +173,11 @@ class Batch:
             found[place] = (label, chain.key, chain.task, start)
         return found
 
+    @property
+    def places(self) -> dict[tuple[int, int], int]:
+        """Where the span mean of a chain's i-th window stands, by (chain, i)."""
+        return self._places
+
     def on(self, device: torch.device) -> dict[str, Tensor]:
         """Index and weight tensors on a device; moved once."""
         if device not in self._on:

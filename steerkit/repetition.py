@@ -7,6 +7,8 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 _WORD = re.compile(r"\S+")
 
@@ -37,12 +39,14 @@ def longest_loop(tokens: Sequence[int] | Sequence[str], *, longest: int = 64) ->
 
     ``a b a b a b`` has 6: an n-gram of 2, three times. Two occurrences at least, else 0.
     """
+    numbers: dict[int | str, int] = {}
+    row = np.array([numbers.setdefault(token, len(numbers)) for token in tokens], dtype=np.int64)
     best = 0
-    for n in range(1, min(longest, len(tokens) // 2) + 1):
-        run = 0
-        for i in range(n, len(tokens)):
-            run = run + 1 if tokens[i] == tokens[i - n] else 0
-            # the first occurrence counts too, and only whole ones do
-            if run >= n:
-                best = max(best, n * (run // n + 1))
+    for n in range(1, min(longest, len(row) // 2) + 1):
+        same = np.concatenate([[False], row[n:] == row[:-n], [False]])
+        # runs of tokens that are equal to the one n before them
+        run = int(np.diff(np.flatnonzero(~same)).max()) - 1
+        # the first occurrence counts too, and only whole ones do
+        if run >= n:
+            best = max(best, n * (run // n + 1))
     return best

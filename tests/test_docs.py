@@ -21,8 +21,8 @@ def test_help_page_has_every_command_within_its_width(generator, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     page = generator["page"]()
     titles = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
-    commands = ["extract", "methods", "layers", "inspect", "generate", "annotate", "agree"]
-    commands += ["import", "compare", "train", "train sft", "train rl"]
+    commands = ["extract", "methods", "layers", "inspect", "generate", "evaluate"]
+    commands += ["annotate", "agree", "import", "compare", "train", "train sft", "train rl"]
     assert titles == ["steerkit", *(f"steerkit {command}" for command in commands)]
     longest = max(len(line) for line in page.splitlines())
     assert 90 < longest <= 100, "wrapped at another width than the page's"

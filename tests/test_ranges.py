@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import steerkit as sk
-from steerkit.ranges import Range, find_ranges
+from steerkit.ranges import Range, _fluent, find_ranges
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces
 from tests.test_steering import direction
@@ -69,3 +69,14 @@ def test_generation_outside_the_fluent_range_warns(caplog) -> None:
     assert "fluent" not in caplog.text  # nothing is known of another layer
     model.generate("Use 3 to make 3.", steer=-0.4 * d, samples=3, max_new_tokens=2)
     assert caplog.text.count("backtracking at -0.4 is outside") == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "found", "fluent"),
+    [(0.99, 0.96, True), (0.99, 0.94, False), (0.8, 0.76, True), (0.8, 0.74, False)],
+)
+def test_an_annotator_that_abstains_leaves_room(base: float, found: float, fluent: bool) -> None:
+    whole = {"closed": 1.0, "zlib": 0.5, "repeated": 0.0}
+    assert _fluent({**whole, "parsed": found}, {**whole, "parsed": base}) is fluent
+    nobody = float("nan")  # nobody who could tell
+    assert _fluent({**whole, "parsed": nobody}, {**whole, "parsed": nobody})

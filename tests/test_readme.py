@@ -250,13 +250,13 @@ def test_the_data_card_names_every_field(kind):
 
 
 def test_the_table_of_behaviors_is_the_codes():
-    from steerkit.behaviors import _BUILT_IN
+    from steerkit.behaviors import BUILT_IN
 
     text = (ROOT / "docs" / "concepts.md").read_text()
     table = re.findall(r"^\| `([\w-]+)` \| ([^;|]+?)(?:;[^|]*)? \|$", text, re.MULTILINE)
     described = dict(table)
-    assert {b.name: described.get(b.name) for b in _BUILT_IN} == {
-        b.name: b.definition for b in _BUILT_IN
+    assert {b.name: described.get(b.name) for b in BUILT_IN} == {
+        b.name: b.definition for b in BUILT_IN
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from steerkit.behaviors import BUILT_IN
 from steerkit.errors import AnnotationError
 from steerkit.puzzles.grammar import parse_chain
 from steerkit.traces import Span, Trace, Traces
@@ -21,6 +22,11 @@ class Grammar:
     """
 
     name: str = ANNOTATOR
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The behaviours that it can give: the six built in."""
+        return tuple(known.name for known in BUILT_IN)
 
     def spans(self, traces: Sequence[Trace], *, keep: bool = False) -> Iterator[list[Span]]:
         """The sentences of each trace; see :class:`steerkit.annotation.Annotator`.

@@ -110,6 +110,12 @@ class Rules:
             compiled.append(_Compiled(rule, phrases, any_of, none_of))
         object.__setattr__(self, "_compiled", compiled)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The behaviours that it can give, in the order in which they are known."""
+        given = {behavior(rule.behavior).name for rule in self.rules} | {self.otherwise}
+        return tuple(known.name for known in behaviors() if known.name in given)
+
     @cached_property
     def name(self) -> str:
         """``rules@`` and a hash of everything that decides."""

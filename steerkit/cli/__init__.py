@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = build_parser().parse_args(argv)
+            # what makes a result again is written down with it
+            arguments.typed = list(sys.argv[1:] if argv is None else argv)
         except SystemExit as stop:  # argparse has printed help, version or an error
             sys.stdout.flush()
             return int(stop.code or 0)

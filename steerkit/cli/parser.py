@@ -42,12 +42,14 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         agree,
         annotate,
         compare,
+        evaluate,
         extract,
         generate,
         importing,
         inspect,
         layers,
         methods,
+        report,
         train,
     )
 
@@ -70,10 +72,12 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         layers,
         inspect,
         generate,
+        evaluate,
         annotate,
         agree,
         importing,
         compare,
+        report,
         train,
     ):
         module.add_command(commands, formatter)

@@ -1,0 +1,491 @@
+"""``steerkit evaluate``: does steering do what it says, more than chance, and at what cost?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerkit.behaviors import behavior
+from steerkit.cli.extract import BUNDLED_TRACES
+from steerkit.cli.generate import UNITS
+from steerkit.cli.parser import (
+    DEFAULT_MODEL,
+    DEFAULT_VECTORS,
+    add_declare_option,
+    add_model_options,
+    add_verbosity,
+    positive,
+)
+from steerkit.cli.screen import progress, say, status, stdout
+from steerkit.cli.sources import check_output, declare_all, load_model, read_chains, read_prompts
+from steerkit.cli.tables import clean, count, number, table
+from steerkit.errors import EvaluationError
+from steerkit.resources import data
+from steerkit.tasks import Task, split_of
+
+if TYPE_CHECKING:
+    from steerkit.annotation import Annotator
+    from steerkit.evaluation.record import Evaluation
+    from steerkit.models import ThinkingModel
+    from steerkit.vectors import SteeringVectors
+
+DEFAULT_FOLDER = "out/evaluation"
+SMALL: dict[str, Any] = {
+    "behavior": ["uncertainty-estimation", "example-testing", "backtracking"],
+    "coefficients": [-0.3, -0.2, -0.1, 0.1, 0.2, 0.3],
+    "count": 60,
+    "control_tasks": 30,
+    "random": 10,
+    "shuffled": 10,
+}
+"""What is done unless more is asked for: minutes, and too few controls to be sure."""
+FULL: dict[str, Any] = {
+    "behavior": None,
+    "coefficients": [-0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+    "count": 240,
+    "control_tasks": 120,
+    "random": 39,
+    "shuffled": 39,
+}
+_ANNOTATORS = ("grammar", "rules", "classifier")
+
+_DESCRIPTION = """\
+Try to refute what steering is said to do, and write down what came of it.
+
+Chains are written for held-out tasks without steering and under every behaviour at every
+coefficient, with the same noise; and, at the two headline coefficients of each behaviour,
+under random directions and directions of shuffled labels of the same length. A claim holds
+when the change is too large for chance, larger than that of every control, at least four
+times as large as theirs on average, and the text is still fluent."""
+
+_EPILOG = """\
+the table, one row for a behaviour amplified and one for it suppressed:
+  unsteered, steered   share of the sentences that are the behaviour
+  ratio                steered over unsteered, with its 95 % interval over tasks
+  p                    sign-flip test over tasks, Holm-adjusted over all rows
+  random, shuffled     control directions whose effect is smaller, of all that ran
+  accuracy, length     change in points of right answers, and of the tokens of thinking
+
+examples:
+  steerkit evaluate
+  steerkit evaluate --full --behavior backtracking --out out/backtracking
+  steerkit evaluate --model MODEL --vectors out/mine.safetensors --traces chains.jsonl \\
+      --tasks tasks.jsonl --annotator classifier --annotator rules"""
+
+
+def add_command(commands: Any, formatter: Any) -> None:
+    """Add ``evaluate`` to the commands."""
+    parser = commands.add_parser(
+        "evaluate",
+        prog="steerkit evaluate",
+        help="Test what steering does against controls, and what it costs.",
+        usage="steerkit evaluate [options]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=formatter,
+    )
+    parser.set_defaults(run=run)
+    add_model_options(parser)
+    source = parser.add_argument_group("vectors, chains, tasks")
+    source.add_argument(
+        "--vectors",
+        metavar="FILE",
+        default=DEFAULT_VECTORS,
+        help="The vectors file that steerkit extract wrote; ranges that are found are stored in "
+        "it. If the default is not there, it is made of the bundled chains. Default: %(default)s.",
+    )
+    source.add_argument(
+        "--traces",
+        nargs="+",
+        metavar="FILE",
+        help="The annotated chains that the vectors were extracted from, for directions of "
+        "shuffled labels. Default: the bundled chains of countdown-thinking.",
+    )
+    source.add_argument(
+        "--tasks",
+        metavar="FILE",
+        help="A tasks file: its evaluate tasks, by the hash of their prompts, are evaluated on, "
+        "ranges are found on its select tasks. Default: puzzles that the bundled model was not "
+        "trained on.",
+    )
+    add_declare_option(source)
+    plan = parser.add_argument_group("what is written")
+    plan.add_argument(
+        "--full",
+        action="store_true",
+        help="Do everything: all behaviours, coefficients up to 0.6, 240 tasks, 39 random and 39 "
+        "shuffled directions on 120 of them. The options below change single parts.",
+    )
+    plan.add_argument(
+        "--behavior",
+        action="append",
+        metavar="NAME",
+        help="Steer this behaviour; can be given several times. Default: "
+        + ", ".join(SMALL["behavior"])
+        + "; with --full all.",
+    )
+    plan.add_argument(
+        "--coefficients",
+        nargs="+",
+        type=float,
+        metavar="C",
+        help="Coefficients of the curves. Default: 0.1, 0.2 and 0.3 of both signs.",
+    )
+    plan.add_argument(
+        "--headline",
+        nargs="+",
+        type=_headline,
+        metavar="C",
+        help="Where claims are tested: one coefficient below zero and one above, such as -0.2 0.3, "
+        "or for single behaviours backtracking=-0.2,0.3. Default: for each behaviour the largest "
+        "coefficients at which text stays fluent, found on other tasks.",
+    )
+    plan.add_argument(
+        "--find-range",
+        action="store_true",
+        help="Find how far text stays fluent although the vectors file knows.",
+    )
+    plan.add_argument(
+        "--unit", choices=[u for u in UNITS if u != "raw"], help="Unit of coefficients."
+    )
+    plan.add_argument(
+        "--samples",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Chains for each task. Default: %(default)s.",
+    )
+    plan.add_argument("--count", type=positive, metavar="N", help="Tasks at most. Default: 60.")
+    plan.add_argument(
+        "--control-tasks",
+        type=positive,
+        metavar="N",
+        help="Tasks that controls run on. Default: 30.",
+    )
+    for kind in ("random", "shuffled"):
+        plan.add_argument(
+            f"--{kind}",
+            type=_whole,
+            metavar="N",
+            help=f"Directions of {'random numbers' if kind == 'random' else 'shuffled labels'} "
+            "for each headline coefficient. Default: 10.",
+        )
+    plan.add_argument(
+        "--no-prompt",
+        action="store_true",
+        help="Write no chains for prompts that ask for the behaviour.",
+    )
+    plan.add_argument(
+        "--no-divergence",
+        action="store_true",
+        help="Do not measure KL to the unsteered model and perplexity.",
+    )
+    plan.add_argument(
+        "--force",
+        action="store_true",
+        help="Use tasks that the vectors have seen; the report says so.",
+    )
+    judging = parser.add_argument_group("labelling and sampling")
+    judging.add_argument(
+        "--annotator",
+        action="append",
+        type=_annotator,
+        metavar="NAME[=FILE]",
+        help="Who labels the chains: grammar, rules or classifier, the last two with a file of "
+        "your own if need be; can be given several times. Default: grammar for the bundled "
+        "models, else classifier and rules.",
+    )
+    judging.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="Seed of the noise. Default: %(default)s."
+    )
+    judging.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="Default: %(default)s."
+    )
+    judging.add_argument("--top-p", type=float, metavar="P", help="Default: 1.")
+    judging.add_argument(
+        "--max-new-tokens",
+        type=positive,
+        metavar="N",
+        help="Cut a chain off after so many tokens. Default: as steerkit generate does.",
+    )
+    judging.add_argument(
+        "--batch-size", type=positive, metavar="N", help="Chains that are written side by side."
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        default=DEFAULT_FOLDER,
+        metavar="FOLDER",
+        help="Where everything goes. Chains that are there already, under the same settings, are "
+        "not written again. Default: %(default)s.",
+    )
+    output.add_argument("--no-report", action="store_true", help="Write no report.html.")
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="Print one JSON object instead of the table: folder, report, settings, verdicts.",
+    )
+    add_verbosity(parser)
+
+
+def _headline(text: str) -> tuple[str, list[float]]:
+    name, equals, numbers = text.rpartition("=")
+    try:
+        found = [float(part) for part in numbers.split(",")]
+    except ValueError:
+        found = []
+    if not found or bool(equals) != bool(name):
+        raise argparse.ArgumentTypeError(f"expected -0.3 or NAME=-0.3,0.3, found {text!r}")
+    return name, found
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)
+
+
+def _annotator(text: str) -> tuple[str, str | None]:
+    name, _, file = text.partition("=")
+    if name not in _ANNOTATORS or (file and name == "grammar"):
+        raise argparse.ArgumentTypeError(
+            f"expected {', '.join(_ANNOTATORS)}, rules=FILE or classifier=FILE, found {text!r}"
+        )
+    return name, file or None
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluate, store the ranges, write the report, show the verdicts."""
+    folder = Path(arguments.out)
+    check_output(folder / "settings.json")
+    declare_all(arguments.declare)
+    chosen = {
+        name: value if (given := getattr(arguments, name)) is None else given
+        for name, value in (FULL if arguments.full else SMALL).items()
+    }
+    names = arguments.behavior and [behavior(name).name for name in arguments.behavior]
+    with status("reading chains and tasks"):
+        from steerkit.evaluation.experiment import evaluate
+
+        traces = read_chains(arguments.traces)[0] if arguments.traces else None
+        tasks, select = _tasks(arguments.tasks)
+        annotators = [_made(*entry) for entry in arguments.annotator or ()]
+    model = load_model(arguments)
+    vectors = _vectors(arguments, model)
+    if names is None and chosen["behavior"]:
+        names = [name for name in chosen["behavior"] if name in vectors] or None
+    options = {
+        key: getattr(arguments, key)
+        for key in ("samples", "seed", "temperature", "top_p", "max_new_tokens", "batch_size")
+    }
+
+    def tell(text: str) -> None:
+        if not arguments.quiet:
+            say(text)
+
+    with progress("writing chains", "chains") as report:
+        made = evaluate(
+            model,
+            vectors,
+            _first(model, vectors, tasks, chosen["count"]),
+            traces=traces,
+            select=_select(model, vectors, select, tasks is None),
+            behaviors=names,
+            coefficients=chosen["coefficients"],
+            headline=_headlines(arguments.headline, names or list(vectors)),
+            find_range=True if arguments.find_range else None,
+            control_tasks=chosen["control_tasks"],
+            random=chosen["random"],
+            shuffled=chosen["shuffled"],
+            prompt=not arguments.no_prompt,
+            divergence=not arguments.no_divergence,
+            annotators=annotators or None,
+            unit=arguments.unit,
+            out=folder,
+            force=arguments.force,
+            command=shlex.join(["steerkit", *arguments.typed]),
+            tell=tell,
+            progress=report,
+            **options,
+        )
+    stored = _store_ranges(arguments, vectors, made)
+    page = None
+    if not arguments.no_report:
+        with status("writing the report"):
+            page = made.report()
+    if arguments.json:
+        print(json.dumps(_summary(made, page), allow_nan=False))
+        return
+    _show(made, page, stored)
+
+
+def _vectors(arguments: argparse.Namespace, model: ThinkingModel) -> SteeringVectors:
+    """The vectors file, made first where all is as it comes and nobody has made it yet."""
+    from steerkit.vectors_file import read_vectors
+
+    bundled = arguments.model == DEFAULT_MODEL and arguments.traces is None
+    path = Path(arguments.vectors)
+    if not (bundled and arguments.vectors == DEFAULT_VECTORS) or path.is_file():
+        return read_vectors(path)
+    from steerkit.extraction import extract
+    from steerkit.traces import read_traces
+
+    if not arguments.quiet:
+        say(f"{path} is not there: extracting it from the bundled chains (steerkit extract)")
+    with progress("reading activations", "chains") as report:
+        made = extract(model, read_traces(data(BUNDLED_TRACES)), progress=report)
+    made.save(path)
+    return made
+
+
+def _tasks(file: str | None) -> tuple[list[Task] | None, list[Task] | None]:
+    """Evaluate and select tasks of a tasks file."""
+    if file is None:
+        return None, None
+    named = [task for task in read_prompts([], file) if isinstance(task, Task)]
+    parts = {
+        name: [t for t in named if split_of(t.prompt) == name] for name in ("evaluate", "select")
+    }
+    if not parts["evaluate"]:
+        raise EvaluationError(
+            "no evaluate task among them",
+            expected="a quarter of a file's tasks, by the hash of their prompts",
+            found=f"{len(named)} tasks",
+            where=file,
+            fix="name a file with more tasks",
+        )
+    return parts["evaluate"], parts["select"]
+
+
+def _first(
+    model: ThinkingModel, vectors: SteeringVectors, tasks: list[Task] | None, most: int
+) -> list[Task]:
+    from steerkit.evaluation.held_out import bundled_tasks, by_hash
+
+    return by_hash(bundled_tasks(model, vectors, "evaluate") if tasks is None else tasks)[:most]
+
+
+def _select(
+    model: ThinkingModel, vectors: SteeringVectors, tasks: list[Task] | None, bundled: bool
+) -> list[Task]:
+    from steerkit.evaluation.held_out import bundled_tasks
+
+    return bundled_tasks(model, vectors, "select") if bundled else tasks or []
+
+
+def _made(name: str, file: str | None) -> Annotator:
+    from steerkit.annotation import ANNOTATORS, read_classifier, read_rules
+
+    if file is None:
+        return ANNOTATORS[name]()
+    return read_rules(file) if name == "rules" else read_classifier(file)
+
+
+def _headlines(
+    typed: list[tuple[str, list[float]]] | None, names: list[str]
+) -> dict[str, list[float]] | None:
+    """Headline coefficients by behaviour: those of all, unless a behaviour has its own."""
+    if typed is None:
+        return None
+    common = [c for name, several in typed if not name for c in several]
+    own = {behavior(name).name: several for name, several in typed if name}
+    return {name: own.get(name, common) for name in names}
+
+
+def _store_ranges(
+    arguments: argparse.Namespace, vectors: SteeringVectors, made: Evaluation
+) -> bool:
+    """Keep ranges that were found in the vectors file, in the unit that is meant there."""
+    from steerkit.evaluation.headline import with_ranges
+
+    found = {n: r for n, r in made.settings["ranges"].items() if r["found_on"] is not None}
+    if not found or made.settings["unit"] != "norm":
+        return False
+    with_ranges(vectors, found).save(arguments.vectors)
+    return True
+
+
+def _show(made: Evaluation, page: Path | None, stored: bool) -> None:
+    console, settings = stdout(), made.settings
+    verdicts, costs = made.verdicts, made.side_effects
+    for annotator in made.annotators:
+        rows = []
+        for row in verdicts[verdicts["annotator"] == annotator].to_dict("records"):
+            there = costs[
+                (costs["annotator"] == annotator) & (costs["condition"] == row["condition"])
+            ].set_index("measure")["change"]
+            accuracy, length = there.get("accuracy"), there.get("thinking_tokens")
+            rows.append(
+                (
+                    row["behavior"],
+                    f"{row['coefficient']:+g}@{row['layer']}",
+                    number(100 * row["base"], 1),
+                    number(100 * row["rate"], 1),
+                    f"{number(row['ratio'])} ({number(row['ratio_low'])} to "
+                    f"{number(row['ratio_high'])})",
+                    number(row["p_holm"], 4),
+                    *(f"{row[f'{k}_beaten']}/{row[k]}" for k in ("random", "shuffled")),
+                    "-" if accuracy is None else f"{100 * accuracy:+.1f}",
+                    "-" if length is None else f"{length:+.0f}",
+                    "holds" if row["holds"] else "no",
+                )
+            )
+        columns = ["behaviour", "steered", "unsteered %", "steered %", "ratio", "p"]
+        columns += ["random", "shuffled", "accuracy", "length", "claim"]
+        console.print(table(columns, rows))
+        for row in verdicts[verdicts["annotator"] == annotator].to_dict("records"):
+            if row["reason"]:
+                name = f"{row['behavior']} {row['coefficient']:+g}"
+                console.print(f"  {name}: {row['reason']}", markup=False, soft_wrap=True)
+        console.print(_independence(settings, annotator), markup=False, soft_wrap=True)
+        console.print()
+    for line in _notes(settings):
+        console.print(line, markup=False, soft_wrap=True)
+    if stored:
+        console.print("Ranges:  stored in the vectors file", soft_wrap=True)
+    console.print(f"Folder:  {made.folder}", markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"Report:  {page}", markup=False, soft_wrap=True)
+
+
+def _independence(settings: dict[str, Any], annotator: str) -> str:
+    entry = next(e for e in settings["annotators"] if e["name"] == annotator)
+    said = f"Labelled by {annotator}, "
+    if entry["same_as_extraction"]:
+        said += "which labelled the chains that the directions come from as well"
+        said += ": exact here" if annotator == "grammar" else ": not an independent judge"
+    else:
+        said += "which did not label the chains that the directions come from"
+    return said + (f"; {entry['agreement']}." if entry["agreement"] else ".")
+
+
+def _notes(settings: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Tasks:   {count(settings['tasks'], 'held-out task')}, "
+        f"{count(settings['samples'], 'chain')} each; controls on {settings['control_tasks']}."
+    ]
+    for name, found in settings["ranges"].items():
+        line = f"Fluent:  {name} {found['fluent'][0]:+g} to {found['fluent'][1]:+g}"
+        if found["free"] is not None:
+            line += f"; accuracy kept {found['free'][0]:+g} to {found['free'][1]:+g}"
+        lines.append(line)
+    if settings["unreadable"]:
+        lines.append("Prompts: none, this model does not know the words that ask for a behaviour.")
+    if settings["forced"]:
+        lines.append(f"Forced:  {count(len(settings['forced']), 'task')} had been seen before.")
+    return lines
+
+
+def _summary(made: Evaluation, page: Path | None) -> dict[str, Any]:
+    return {
+        "folder": str(made.folder),
+        "report": None if page is None else str(page),
+        "settings": made.settings,
+        "verdicts": [
+            {str(k): clean(v) if isinstance(v, float) else v for k, v in row.items()}
+            for row in made.verdicts.to_dict("records")
+        ],
+    }
