@@ -43,6 +43,7 @@ def planted_evaluation(
     samples: int = 2,
     controls: int = 10,
     annotators: tuple[str, ...] = (GRAMMAR, RULES),
+    behaviors: tuple[str, ...] = STEERED,
     effect: float = 5.0,
     seed: int = 0,
     **settings: Any,
@@ -54,7 +55,7 @@ def planted_evaluation(
     """
     draw = np.random.default_rng(seed)
     conditions: list[dict[str, Any]] = [_condition("baseline", "baseline")]
-    for name in STEERED:
+    for name in behaviors:
         for c in COEFFICIENTS:
             id_ = condition_name(name, c, LAYER)
             conditions.append(_condition(id_, "steered", name, None, c, headline=abs(c) == 0.4))
@@ -62,7 +63,7 @@ def planted_evaluation(
     for number in range(controls):
         id_ = condition_name(f"random-{number:02d}", 0.4, LAYER)
         conditions.append(_condition(id_, "random", None, number, 0.4))
-        for name in STEERED:
+        for name in behaviors:
             for c in (-0.4, 0.4):
                 id_ = condition_name(f"shuffled-{name}-{number:02d}", c, LAYER)
                 conditions.append(_condition(id_, "shuffled", name, number, c, headline=True))
@@ -82,7 +83,7 @@ def planted_evaluation(
                 rows.append({**condition, **_row(trace, annotator, doubtful=number > 0)})
     labels = dict.fromkeys(annotators, LABELS)
     table = generation_table(rows, labels)
-    given = {**_settings(tasks, samples, controls, annotators, list(chains)), **settings}
+    given = _settings(tasks, samples, controls, annotators, behaviors, list(chains)) | settings
     return Planted(folder, given, table, chains)
 
 
@@ -165,7 +166,12 @@ def _row(trace: Trace, annotator: str, *, doubtful: bool) -> dict[str, Any]:
 
 
 def _settings(
-    tasks: int, samples: int, controls: int, annotators: tuple[str, ...], conditions: list[str]
+    tasks: int,
+    samples: int,
+    controls: int,
+    annotators: tuple[str, ...],
+    behaviors: tuple[str, ...],
+    conditions: list[str],
 ) -> dict[str, Any]:
     return {
         "model": "countdown-thinking",
@@ -177,13 +183,13 @@ def _settings(
             "annotator": GRAMMAR,
             "behaviours": {
                 name: {"layer": LAYER, "spans": 300, "tasks": 80, "split_half": 0.93, "cone": 12.0}
-                for name in STEERED
+                for name in behaviors
             },
         },
         "unit": "norm",
-        "behaviors": list(STEERED),
+        "behaviors": list(behaviors),
         "coefficients": list(COEFFICIENTS),
-        "headline": {name: {"amplify": 0.4, "suppress": -0.4} for name in STEERED},
+        "headline": {name: {"amplify": 0.4, "suppress": -0.4} for name in behaviors},
         "ranges": {
             STEERED[0]: {"fluent": [-0.5, 0.45], "free": [-0.1, 0.2], "found_on": 40},
             STEERED[1]: {"fluent": [-0.5, 0.3], "free": None, "found_on": 40},

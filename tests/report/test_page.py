@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -84,6 +85,18 @@ def page(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Makes evaluations of one behaviour by one annotator, whose figures are not drawn."""
+    monkeypatch.setattr("steerkit.report.pictures.figure_bytes", lambda figure, kind: b"no figure")
+
+    def make(folder, **options):
+        options = {"tasks": 6, "controls": 1, **options}
+        return planted_evaluation(folder, behaviors=STEERED[:1], annotators=(GRAMMAR,), **options)
+
+    return make
+
+
 def test_every_part_is_there_and_says_something(page, path, evaluation):
     assert path == evaluation.folder / "report.html"
     assert [tag["aria-labelledby"] for tag in page.all("section")] == list(PARTS)
@@ -116,10 +129,10 @@ def test_the_claims_say_the_numbers_of_the_verdicts(page, evaluation):
     assert chips.count("chip yes") == held and chips.count("chip no") == 4 - held
 
 
-def test_a_planted_null_is_printed_as_one(tmp_path):
-    null = planted_evaluation(tmp_path, effect=0.0, annotators=(GRAMMAR,), controls=10)
+def test_a_planted_null_is_printed_as_one(small, tmp_path):
+    null = small(tmp_path, tasks=20, controls=10, effect=0.0)
     page = Page(sk.write_report(null).read_text(encoding="utf-8"))
-    assert "0 of 4 claims hold." in page.text and "Not shown: amplifying" in page.text
+    assert "0 of 2 claims hold." in page.text and "Not shown: amplifying" in page.text
     assert not [t for t in page.all("span") if t.get("class") == "chip yes"]
 
 
@@ -146,10 +159,6 @@ def test_what_a_model_wrote_is_text(page, path, evaluation):
     assert "<b>now</b>" in page.parts["examples"]
     handlers = [k for _, found in page.tags for k in found if k.startswith("on")]
     assert handlers == [] and not page.all("script") and not page.all("iframe")
-    # what settings say is escaped as well
-    told = planted_evaluation(evaluation.folder / "told", tasks=4, controls=1, command=SCRIPT)
-    raw = sk.write_report(told).read_text(encoding="utf-8")
-    assert "<script" not in raw.lower() and SCRIPT in Page(raw).parts["again"]
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
@@ -202,27 +211,31 @@ def test_settings_hashes_and_the_command_are_all_there(page, evaluation):
     assert "0" * 64 in text and "window.before" in text
 
 
-def test_the_same_evaluation_gives_the_same_bytes(evaluation, tmp_path):
-    small = planted_evaluation(tmp_path / "a", tasks=4, controls=1)
-    first = sk.write_report(small, tmp_path / "one" / "x.html").read_bytes()
-    again = planted_evaluation(tmp_path / "b", tasks=4, controls=1)
-    assert sk.write_report(again, tmp_path / "two" / "x.html").read_bytes() == first
+def test_the_same_evaluation_gives_the_same_bytes(small, tmp_path):
+    # that a figure does is tested where it is drawn
+    def written(name, **options):
+        made = small(tmp_path / "made", tasks=4, **options)
+        return sk.write_report(made, tmp_path / name / "x.html", examples=1).read_bytes()
+
+    first = written("one")
+    assert written("two") == first
     assert (tmp_path / "one" / "generations.csv").is_file()
-    other = planted_evaluation(tmp_path / "c", tasks=4, controls=1, seed=1)
-    assert sk.write_report(other, tmp_path / "three" / "x.html").read_bytes() != first
+    assert written("three", seed=1) != first
 
 
-def test_settings_that_nobody_wrote_down_leave_gaps_not_errors(tmp_path):
+def test_settings_that_nobody_wrote_down_leave_gaps_not_errors(small, tmp_path):
     names = ("ranges", "annotators", "vectors", "controls", "sets", "seconds", "command", "unit")
-    bare = without_settings(planted_evaluation(tmp_path, tasks=4, controls=1), *names)
+    bare = without_settings(small(tmp_path), *names)
     page = Page(sk.write_report(bare).read_text(encoding="utf-8"))
     assert "fluent range was not measured" in page.parts["claims"]
     assert "No agreement was measured" in page.parts["annotators"]
 
 
-def test_weak_designs_are_named(page, tmp_path):
-    few = planted_evaluation(tmp_path, tasks=6, controls=1, forced=["task-01"])
-    text = Page(sk.write_report(few).read_text(encoding="utf-8")).text
+def test_weak_designs_are_named_and_settings_are_escaped(page, small, tmp_path):
+    few = small(tmp_path, forced=["task-01"], command=SCRIPT)
+    raw = sk.write_report(few).read_text(encoding="utf-8")
+    assert "<script" not in raw.lower() and SCRIPT in Page(raw).parts["again"]
+    text = Page(raw).text
     assert (
         "Only 6 tasks" in text
         and "1 of these tasks were used" in text
@@ -232,10 +245,8 @@ def test_weak_designs_are_named(page, tmp_path):
     assert "Only 30 tasks" not in page.text and "this was forced" not in page.text
 
 
-def test_no_chains_no_report(tmp_path):
-    from dataclasses import replace
-
-    whole = planted_evaluation(tmp_path, tasks=3, controls=1)
+def test_no_chains_no_report(small, tmp_path):
+    whole = small(tmp_path)
     with pytest.raises(EvaluationError, match="without chains"):
         sk.write_report(replace(whole, generations=whole.generations.iloc[:0]))
 
@@ -249,10 +260,11 @@ def browser(tmp_path_factory):
         yield opened
 
 
+# the window's own width grows with what overflows on a phone
 OVERFLOW = """[...document.querySelectorAll('body *')].filter(e => {
   if (e.closest('.scroll, .canvas, .chains')) return e.matches('.scroll, .canvas, .chains') &&
-    e.getBoundingClientRect().right > innerWidth + 0.5;
-  return e.getBoundingClientRect().right > innerWidth + 0.5;
+    e.getBoundingClientRect().right > WIDTH + 0.5;
+  return e.getBoundingClientRect().right > WIDTH + 0.5;
 }).map(e => e.tagName + '.' + e.className)"""
 
 
@@ -266,7 +278,7 @@ def test_it_renders_on_a_phone_and_on_a_desk(browser, path, width, dark):
     assert len(images) == 9
     assert all(natural > 0 and shown > 300 and alt > 20 for natural, shown, alt in images)
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run(OVERFLOW) == []
+    assert browser.run(OVERFLOW.replace("WIDTH", str(width))) == []
     colors = browser.run(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )
@@ -293,7 +305,7 @@ def test_the_browser_would_tell(browser, tmp_path):
         "<p style='width: 900px'>wide</p><script>console.error('said'); missing()</script>"
     )
     browser.open(wide, 390)
-    assert browser.run(OVERFLOW) == ["P."]
+    assert browser.run(OVERFLOW.replace("WIDTH", "390")) == ["P."]
     assert any("said" in said for said in browser.complaints) and len(browser.complaints) >= 2
 
 
