@@ -62,12 +62,13 @@ when the change is too large for chance, larger than that of every control, at l
 times as large as theirs on average, and the text is still fluent."""
 
 _EPILOG = """\
-the table, one row for a behaviour amplified and one for it suppressed:
-  unsteered, steered   share of the sentences that are the behaviour
-  ratio                steered over unsteered, with its 95 % interval over tasks
-  p                    sign-flip test over tasks, Holm-adjusted over all rows
-  random, shuffled     control directions whose effect is smaller, of all that ran
-  accuracy, length     change in points of right answers, and of the tokens of thinking
+the tables, one row for a behaviour amplified and one for it suppressed:
+  at                 coefficient and layer
+  from %, to %       share of sentences that are the behaviour, unsteered and steered
+  ratio              of the two, with its 95 % interval over tasks
+  p                  sign-flip test over tasks, Holm-adjusted over all rows
+  random, shuffled   control directions whose effect is smaller, of all that ran
+  accuracy, length   change in points of right answers, and in tokens of thinking
 
 examples:
   steerkit evaluate
@@ -410,36 +411,8 @@ def _store_ranges(
 
 def _show(made: Evaluation, page: Path | None, stored: bool) -> None:
     console, settings = stdout(), made.settings
-    verdicts, costs = made.verdicts, made.side_effects
     for annotator in made.annotators:
-        rows = []
-        for row in verdicts[verdicts["annotator"] == annotator].to_dict("records"):
-            there = costs[
-                (costs["annotator"] == annotator) & (costs["condition"] == row["condition"])
-            ].set_index("measure")["change"]
-            accuracy, length = there.get("accuracy"), there.get("thinking_tokens")
-            rows.append(
-                (
-                    row["behavior"],
-                    f"{row['coefficient']:+g}@{row['layer']}",
-                    number(100 * row["base"], 1),
-                    number(100 * row["rate"], 1),
-                    f"{number(row['ratio'])} ({number(row['ratio_low'])} to "
-                    f"{number(row['ratio_high'])})",
-                    number(row["p_holm"], 4),
-                    *(f"{row[f'{k}_beaten']}/{row[k]}" for k in ("random", "shuffled")),
-                    "-" if accuracy is None else f"{100 * accuracy:+.1f}",
-                    "-" if length is None else f"{length:+.0f}",
-                    "holds" if row["holds"] else "no",
-                )
-            )
-        columns = ["behaviour", "steered", "unsteered %", "steered %", "ratio", "p"]
-        columns += ["random", "shuffled", "accuracy", "length", "claim"]
-        console.print(table(columns, rows))
-        for row in verdicts[verdicts["annotator"] == annotator].to_dict("records"):
-            if row["reason"]:
-                name = f"{row['behavior']} {row['coefficient']:+g}"
-                console.print(f"  {name}: {row['reason']}", markup=False, soft_wrap=True)
+        _show_claims(made, annotator)
         console.print(_independence(settings, annotator), markup=False, soft_wrap=True)
         console.print()
     for line in _notes(settings):
@@ -449,6 +422,49 @@ def _show(made: Evaluation, page: Path | None, stored: bool) -> None:
     console.print(f"Folder:  {made.folder}", markup=False, soft_wrap=True)
     if page is not None:
         console.print(f"Report:  {page}", markup=False, soft_wrap=True)
+
+
+def _show_claims(made: Evaluation, annotator: str) -> None:
+    """Two tables: what moved, and what speaks for it and against it."""
+    console, costs = stdout(), made.side_effects
+    of_annotator = made.verdicts[made.verdicts["annotator"] == annotator]
+    rows = of_annotator.to_dict("records")
+    claims, evidence = [], []
+    for row in rows:
+        at = (costs["annotator"] == annotator) & (costs["condition"] == row["condition"])
+        cost = costs[at].set_index("measure")["change"]
+        name = (row["behavior"], f"{row['coefficient']:+g}@{row['layer']}")
+        interval = f"({number(row['ratio_low'])} to {number(row['ratio_high'])})"
+        claims.append(
+            (
+                *name,
+                number(100 * row["base"], 1),
+                number(100 * row["rate"], 1),
+                f"{number(row['ratio'])} {interval}",
+                "holds" if row["holds"] else "no",
+            )
+        )
+        evidence.append(
+            (
+                *name,
+                number(row["p_holm"], 4),
+                *(f"{row[f'{kind}_beaten']}/{row[kind]}" for kind in ("random", "shuffled")),
+                _signed(100 * cost.get("accuracy", float("nan")), 1),
+                _signed(cost.get("thinking_tokens", float("nan")), 0),
+            )
+        )
+    console.print(table(["behaviour", "at", "from %", "to %", "ratio", "claim"], claims))
+    for row in rows:
+        if row["reason"]:
+            name = f"{row['behavior']} {row['coefficient']:+g}"
+            console.print(f"  {name}: {row['reason']}", markup=False, soft_wrap=True)
+    console.print()
+    columns = ["behaviour", "at", "p", "random", "shuffled", "accuracy", "length"]
+    console.print(table(columns, evidence))
+
+
+def _signed(value: float, digits: int) -> str:
+    return "-" if value != value else f"{value:+.{digits}f}"
 
 
 def _independence(settings: dict[str, Any], annotator: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class ChainMeasures:
         self.judged: list[str] = []
 
     def rows(
-        self, condition: Condition, traces: Sequence[Trace], labelled: dict[str, Sequence[Trace]]
+        self, condition: Condition, traces: Sequence[Trace], labelled: Mapping[str, Sequence[Trace]]
     ) -> list[dict[str, Any]]:
         """One row a chain and annotator.
 
@@ -129,7 +129,7 @@ def _of_labels(trace: Trace, offsets: Sequence[tuple[int, int]]) -> dict[str, An
 
 
 def generation_table(
-    rows: Sequence[dict[str, Any]], labels: dict[str, Sequence[str]]
+    rows: Sequence[dict[str, Any]], labels: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
     """Rows of :meth:`ChainMeasures.rows` as the table of generations.
 

@@ -92,7 +92,7 @@ def write_chains(
     options: Mapping[str, Any],
     *,
     tell: Callable[[str], None],
-    stored: Callable[[], None],
+    stored: Callable[[], object],
     progress: Progress | None = None,
 ) -> None:
     """Write the chains that are missing, rows of many conditions side by side.

@@ -81,7 +81,14 @@ def found_ranges(
         kept = parse_json(path.read_bytes(), EvaluationError, path, expected="ranges")
     made = {}
     for name, direction in directions.items():
-        facts = [model.name, model.revision, direction.digest, direction.layer, unit, limit]
+        facts: list[Any] = [
+            model.name,
+            model.revision,
+            direction.digest,
+            direction.layer,
+            unit,
+            limit,
+        ]
         facts += [sorted(task_hash(task.prompt) for task in tasks), options["seed"]]
         facts += [options[key] for key in ("temperature", "top_p", "max_new_tokens")]
         mark = json.dumps(facts)
