@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from steerkit.evaluation.effects import CONTROLS
-from steerkit.evaluation.pooled import Pooled, share
+from steerkit.evaluation.pooled import Pooled, cells, share
 
 SIGNS = {1: "amplify", -1: "suppress"}
 SAME = 1e-9
@@ -47,7 +47,7 @@ class Claim:
 def claims(pooled: Pooled) -> list[Claim]:
     """The headline conditions of behaviours that the annotator can give, with their controls."""
     conditions = pooled.conditions
-    kind = conditions["kind"].to_numpy()
+    kind = pooled.kinds
     named = [None if pd.isna(name) else str(name) for name in conditions["behavior"]]
     behavior = np.array(named, dtype=object)
     coefficient = conditions["coefficient"].to_numpy(np.float64, na_value=np.nan)
@@ -79,7 +79,7 @@ def _claim(
     every = [pooled.baseline, row, *rows["random"], *rows["shuffled"]]
     tasks = np.flatnonzero(pooled.ran[every].all(axis=0))
     tops, bottoms = pooled.fraction(behavior, "spans")
-    at = np.ix_(every, tasks)
+    at = cells(every, tasks)
     rates = share(tops[at].sum(axis=1), bottoms[at].sum(axis=1))
     changes = rates[1:] - rates[0]
     split = 1 + len(rows["random"])

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from steerkit.evaluation.pooled import Pooled, pool
+from steerkit.evaluation.pooled import Pooled, cells, pool
 from steerkit.evaluation.resampling import ends, rates_drawn
 
 WAY = 0.9
@@ -70,7 +70,7 @@ def _curves(pooled: Pooled) -> Iterator[dict[str, Any]]:
         tasks = np.flatnonzero(pooled.ran[rows].all(axis=0))
         for measure in pooled.measures(behavior):
             tops, bottoms = (
-                sums[np.ix_(rows, tasks)] for sums in pooled.fraction(behavior, measure)
+                sums[cells(rows.tolist(), tasks)] for sums in pooled.fraction(behavior, measure)
             )
             row = {"annotator": pooled.annotator, "behavior": behavior, "layer": layer}
             row |= {"measure": measure, "steps": len(rows), "tasks": len(tasks)}

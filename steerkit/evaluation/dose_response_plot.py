@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,20 +13,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from steerkit.errors import StatisticsError
 from steerkit.evaluation.curve_plot import (
     FREE,
     GREY,
     behavior_color,
-    coefficient_label,
     draw_curve,
     draw_range,
+    finish_panel,
     first_annotator,
     fluent_range,
+    room_below,
+    wrapped,
+    write_below,
 )
-from steerkit.plots import FAINT, GRID, STYLE, ReportFigure
+from steerkit.plots import FAINT, STYLE, ReportFigure
 
 SHUFFLED = "#b5a3c9"
 _UNITS = {
@@ -87,11 +88,11 @@ def plot_dose_response(
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     width = max(3.7 * columns, 5.2)
-    handles = _handles(own, against)
-    across = max(int(width / 1.75), 2)
-    # a narrow figure has more rows of the legend above its caption
-    more = 0.17 * max(-(-len(handles) // across) - 2, 0)
-    height = 2.05 + more + 2.95 * rows
+    text = wrapped(f"{caption} {_said(own, names, against, settings, annotator)}", width)
+    free = any(fluent_range(settings, name, "free") is not None for name in names)
+    handles = _handles(own, against, free=free)
+    below = room_below(text, handles, width)
+    height = 0.42 + 2.95 * rows + below
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
@@ -99,10 +100,10 @@ def plot_dose_response(
         figure.subplots_adjust(
             left=0.72 / width,
             right=1 - 0.12 / width,
-            wspace=0.24,
+            wspace=0.32,
             hspace=0.5,
             top=1 - 0.42 / height,
-            bottom=(2.1 + more) / height,
+            bottom=(below + 0.52) / height,
         )
         for panel in axes.flat[len(names) :]:
             panel.set_visible(False)
@@ -122,23 +123,7 @@ def plot_dose_response(
                     value, color=behavior_color(name), linestyle="-.", linewidth=1.1, gid="prompt"
                 )
             _finish(panel, name, measure, settings)
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.04 / width, (1.58 + more) / height),
-            ncols=across,
-            frameon=False,
-            fontsize=8,
-            columnspacing=1.4,
-            handlelength=2.2,
-        )
-        text = textwrap.fill(
-            f"{caption} {_said(own, names, against, settings, annotator)}".strip(),
-            width=int(width * 15.5),
-        )
-        figure.text(
-            0.12 / width, 1.14 / height, text, fontsize=8, color=FAINT, va="top", linespacing=1.35
-        )
+        write_below(figure, text, handles)
     return figure
 
 
@@ -168,28 +153,21 @@ def _bands(axes: Axes, against: pd.DataFrame, base: float, curve: pd.DataFrame) 
 
 def _finish(axes: Axes, name: str, measure: str, settings: Mapping[str, Any]) -> None:
     axes.set_title(name, loc="left", fontsize=10.5, fontweight="bold", color=behavior_color(name))
-    axes.set_ylabel(_UNITS[measure])
-    axes.set_xlabel(coefficient_label(settings))
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    if measure != "count":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if measure == "spans" else 0.0)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=3)
+    finish_panel(axes, settings, _UNITS[measure], share=measure != "count")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.02 * high), high)  # a point at zero is seen whole
 
 
-def _handles(own: pd.DataFrame, against: pd.DataFrame) -> list[Any]:
+def _handles(own: pd.DataFrame, against: pd.DataFrame, *, free: bool) -> list[Any]:
     """What the legend explains."""
     line: dict[str, Any] = {"color": FAINT, "marker": "o", "linewidth": 1.6, "markersize": 4.5}
     handles: list[Any] = [
         Line2D([], [], label="steered, fluent", **line),
         Line2D([], [], label="outside the fluent range", **line | {"linestyle": ":"}, mfc="white"),
         Line2D([], [], label="unsteered", color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0),
-        Line2D([], [], label="accuracy kept", color=FREE, linewidth=5),
     ]
+    if free:
+        handles.append(Line2D([], [], label="accuracy kept", color=FREE, linewidth=5))
     kinds = set(against["kind"])
     if "random" in kinds:
         handles.append(Patch(color=GREY, alpha=0.5, label="random directions"))
@@ -216,7 +194,7 @@ def _said(
     ]
     cut = steered["truncated"].sum() / max(steered["chains"].sum(), 1)
     if cut:
-        parts.append(f"{cut:.0%} of the chains were cut off and count as far as they go.")
+        parts.append(f"{100 * cut:.0f} % of the chains were cut off and count as far as they go.")
     if len(against):
         numbers = against.groupby(["behavior", "sign", "kind"])["control"].size()
         parts.append(

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from steerkit.evaluation.pooled import CONDITION, Pooled, alike, pool, share, stacked
+from steerkit.evaluation.pooled import CONDITION, Pooled, alike, cells, pool, share, stacked
 from steerkit.evaluation.resampling import ends, rates_drawn, sign_flip_tests
 
 CONTROLS = ("random", "shuffled")
@@ -78,14 +78,14 @@ def effect_numbers(
     """The numbers of :func:`effects`, column by column, one a condition."""
     tops, bottoms = pooled.fraction(label, measure)
     shares, base = share(tops, bottoms), pooled.baseline
-    kind = pooled.conditions["kind"].to_numpy()
+    kind = pooled.kinds
     found = {name: np.full(len(kind), np.nan) for name in NUMBERS}
     shared, unpaired = np.zeros(len(kind), dtype=int), np.zeros(len(kind), dtype=int)
     for group, tasks in alike(pooled.ran & pooled.ran[base], rows):
-        at = np.ix_([base, *group], tasks)
+        at = cells([base, *group], tasks)
         for name, values in zip(NUMBERS[:6], _changes(tops[at], bottoms[at]), strict=True):
             found[name][group] = values
-        differences = shares[np.ix_(group, tasks)] - shares[base, tasks]
+        differences = shares[cells(group, tasks)] - shares[base, tasks]
         shared[group] = len(tasks)
         unpaired[group] = np.isnan(differences).sum(axis=1)
         found["effect_size"][group] = effect_sizes(differences)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64
+from numpy.typing import NDArray
 
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import StatisticsError
@@ -58,18 +60,23 @@ class Pooled:
     labels: tuple[str, ...]
     sums: Mapping[str, Float64[np.ndarray, "condition task"]]
 
-    @property
+    @cached_property
     def ran(self) -> Bool[np.ndarray, "condition task"]:
         """Whether a condition was run on a task."""
         return np.asarray(self.sums["chains"] > 0)
 
-    @property
+    @cached_property
+    def kinds(self) -> NDArray[np.object_]:
+        """Kind of every condition."""
+        return np.asarray(self.conditions["kind"], dtype=object)
+
+    @cached_property
     def baseline(self) -> int:
         """Row of the unsteered condition.
 
         Raises :class:`StatisticsError` where there is none or several.
         """
-        rows = np.flatnonzero(self.conditions["kind"].to_numpy() == "baseline")
+        rows = np.flatnonzero(self.kinds == "baseline")
         if len(rows) != 1:
             raise StatisticsError(
                 "effects are changes against the unsteered chains",
@@ -141,6 +148,13 @@ def alike(
         tasks = np.flatnonzero(there[group[0]])
         if len(tasks):
             yield group, tasks
+
+
+def cells(
+    rows: Sequence[int], tasks: Int64[np.ndarray, " task"]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Index of the block of these conditions and tasks."""
+    return np.array(rows, dtype=np.int64)[:, None], tasks
 
 
 def stacked(tables: Iterable[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

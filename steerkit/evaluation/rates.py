@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from steerkit.evaluation.pooled import CONDITION, Pooled, alike, pool, stacked
+from steerkit.evaluation.pooled import CONDITION, Pooled, alike, cells, pool, stacked
 from steerkit.evaluation.resampling import ends, rates_drawn
 
 COLUMNS = [
@@ -65,7 +65,7 @@ def _rates(pooled: Pooled) -> pd.DataFrame:
             )
             found = np.full((3, len(table)), np.nan)
             for rows, tasks in groups:
-                value, drawn = rates_drawn(tops[np.ix_(rows, tasks)], bottoms[np.ix_(rows, tasks)])
+                value, drawn = rates_drawn(tops[cells(rows, tasks)], bottoms[cells(rows, tasks)])
                 found[:, rows] = value, *ends(drawn, len(tasks))
             table["value"], table["low"], table["high"] = found
             table["tasks"] = ran.sum(axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,32 +12,40 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from steerkit.errors import StatisticsError
 from steerkit.evaluation.curve_plot import (
     GREY,
     behavior_color,
-    coefficient_label,
     draw_curve,
+    finish_panel,
     first_annotator,
     fluent_range,
+    room_below,
+    wrapped,
+    write_below,
 )
-from steerkit.plots import FAINT, GRID, STYLE, ReportFigure
+from steerkit.plots import FAINT, STYLE, ReportFigure
 
 TITLES = {
-    "accuracy": ("Accuracy", "share of checkable answers", True),
-    "closed": ("Thinking ended", "share of chains that close it", True),
-    "truncated": ("Cut off", "share of chains at the token limit", True),
+    "accuracy": ("Accuracy", "share of answers", True),
+    "closed": ("Thinking ended", "share of chains", True),
+    "truncated": ("Cut off", "share of chains", True),
     "thinking_tokens": ("Thinking length", "tokens a chain", False),
-    "parsed": ("Parsed", "share of sentences with a label", True),
+    "parsed": ("Parsed", "share of sentences", True),
     "repeated": ("Repeated sentences", "share of sentences", True),
-    "zlib": ("Compressed size", "of plain size (lower: repetitive)", False),
+    "zlib": ("Compressed size", "of plain size", False),
     "loop": ("Longest loop", "tokens", False),
     "kl": ("Divergence", "KL, nats a token", False),
-    "perplexity": ("Perplexity", "under the unsteered model", False),
+    "perplexity": ("Perplexity", "unsteered model", False),
 }
 """Title, unit and whether it is a share, of every measure."""
+_NOTES = {
+    "accuracy": "Accuracy: of answers that can be checked.",
+    "truncated": "Cut off: at the limit of tokens; lengths of these chains count as they are.",
+    "zlib": "Compressed size falls where text repeats itself.",
+    "kl": "Divergence: of steered from unsteered predictions.",
+}
 
 
 def plot_side_effects(
@@ -74,8 +81,18 @@ def plot_side_effects(
         raise StatisticsError("nothing to draw: no condition is steered", found=annotator)
     columns = min(len(measures), 3)
     rows = -(-len(measures) // columns)
-    width, height = max(3.5 * columns, 5.2), 1.75 + 2.55 * rows
+    width = max(3.5 * columns, 5.2)
     behaviors = list(dict.fromkeys(steered["behavior"]))
+    text = wrapped(f"{caption} {_said(table, annotator, measures)}", width)
+    handles = [
+        Line2D([], [], color=behavior_color(name), marker="o", linewidth=2, label=name)
+        for name in behaviors
+    ]
+    handles.append(
+        Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0, label="unsteered")
+    )
+    below = room_below(text, handles, width)
+    height = 0.38 + 2.6 * rows + below
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
@@ -83,10 +100,10 @@ def plot_side_effects(
         figure.subplots_adjust(
             left=0.72 / width,
             right=1 - 0.12 / width,
-            wspace=0.3,
+            wspace=0.34,
             hspace=0.62,
             top=1 - 0.38 / height,
-            bottom=1.78 / height,
+            bottom=(below + 0.52) / height,
         )
         for panel in axes.flat[len(measures) :]:
             panel.set_visible(False)
@@ -94,33 +111,19 @@ def plot_side_effects(
             part = table[table["measure"] == measure]
             base = part[part["kind"] == "baseline"]
             _ground(panel, base, part[part["kind"] == "random"])
-            for name in behaviors:
+            steps = np.diff(np.unique(part["coefficient"].to_numpy(np.float64)))
+            aside = 0.07 * float(steps.min()) if len(steps) else 0.0
+            for number, name in enumerate(behaviors):
                 curve = part[(part["kind"] == "steered") & (part["behavior"] == name)]
                 curve = pd.concat([base, curve]) if len(base) else curve
                 color = behavior_color(name)
-                draw_curve(panel, curve, color, fluent_range(settings, name), gid=name)
-            _finish(panel, measure, settings)
-        handles = [
-            Line2D([], [], color=behavior_color(name), marker="o", linewidth=2, label=name)
-            for name in behaviors
-        ]
-        handles.append(
-            Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0, label="unsteered")
-        )
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.04 / width, 1.22 / height),
-            ncols=max(int(width / 1.9), 2),
-            frameon=False,
-            fontsize=8,
-        )
-        text = textwrap.fill(
-            f"{caption} {_said(table, annotator, measures)}".strip(), width=int(width * 15.5)
-        )
-        figure.text(
-            0.12 / width, 0.76 / height, text, fontsize=8, color=FAINT, va="top", linespacing=1.35
-        )
+                bounds = fluent_range(settings, name)
+                shift = aside * (number - (len(behaviors) - 1) / 2)
+                draw_curve(panel, curve, color, bounds, gid=name, aside=shift)
+            title, unit, is_share = TITLES[measure]
+            panel.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
+            finish_panel(panel, settings, unit, share=is_share)
+        write_below(figure, text, handles)
     return figure
 
 
@@ -137,25 +140,10 @@ def _ground(axes: Axes, base: pd.DataFrame, random: pd.DataFrame) -> None:
         marker="_",
         markersize=7,
         color=GREY,
-        alpha=0.6,
+        alpha=0.35,
         zorder=2,
         gid="random",
     )
-
-
-def _finish(axes: Axes, measure: str, settings: Mapping[str, Any]) -> None:
-    title, unit, is_share = TITLES[measure]
-    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-    axes.set_ylabel(unit)
-    axes.set_xlabel(coefficient_label(settings))
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    if is_share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=3)
 
 
 def _said(table: pd.DataFrame, annotator: str, measures: list[str]) -> str:
@@ -166,10 +154,7 @@ def _said(table: pd.DataFrame, annotator: str, measures: list[str]) -> str:
     ]
     if (table["kind"] == "random").any():
         parts.append("Grey ticks: random directions of the same length.")
+    parts += [_NOTES[measure] for measure in measures if measure in _NOTES]
     if "parsed" in measures:
-        parts.append(f"Parsed by {annotator}.")
-    if "thinking_tokens" in measures:
-        parts.append("Lengths of chains that were cut off count as they are.")
-    if "kl" in measures:
-        parts.append("KL of steered from unsteered predictions as the table defines it.")
+        parts.append(f"Parsed: sentences that {annotator} could label.")
     return " ".join(parts)

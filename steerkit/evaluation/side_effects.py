@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from steerkit.evaluation.pooled import CONDITION, Pooled, alike, pool, stacked
+from steerkit.evaluation.pooled import CONDITION, Pooled, alike, cells, pool, stacked
 from steerkit.evaluation.resampling import ends, rates_drawn
 from steerkit.statistics import share_interval
 
@@ -88,7 +88,7 @@ def _numbers(
     found = np.full((len(_NUMBERS), len(sums)), np.nan)
     there = known > 0
     for rows, tasks in alike(there, range(len(sums))):
-        at = np.ix_(rows, tasks)
+        at = cells(rows, tasks)
         value, drawn = rates_drawn(sums[at], known[at])
         low, high = ends(drawn, len(tasks))
         if measure in _YES_OR_NO:
@@ -96,7 +96,7 @@ def _numbers(
                 _, low[i], high[i] = share_interval(round(value[i]) * len(tasks), len(tasks))
         found[:3, rows] = _unit(measure, np.stack([value, low, high]))
     for rows, tasks in alike(there & there[base], [i for i in range(len(sums)) if i != base]):
-        at = np.ix_([base, *rows], tasks)
+        at = cells([base, *rows], tasks)
         value, drawn = (_unit(measure, values) for values in rates_drawn(sums[at], known[at]))
         found[3:, rows] = value[1:] - value[0], *ends(drawn[1:] - drawn[:1], len(tasks))
     return found

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from steerkit.errors import StatisticsError
-from steerkit.evaluation.curve_plot import behavior_color, first_annotator
-from steerkit.plots import FAINT, INK, STYLE, ReportFigure
+from steerkit.evaluation.curve_plot import (
+    LINE,
+    behavior_color,
+    first_annotator,
+    wrapped,
+    write_below,
+)
+from steerkit.plots import INK, STYLE, ReportFigure
 
+_MINUS = "\N{MINUS SIGN}"
 _CELL = (0.98, 0.6)  # inches
-_LEFT, _RIGHT, _GAP, _TOP, _BOTTOM = 2.35, 0.95, 0.5, 0.75, 1.45
+_LEFT, _RIGHT, _GAP, _TOP = 2.35, 0.95, 0.5, 0.45
 
 
 def plot_specificity(
@@ -49,7 +55,16 @@ def plot_specificity(
     parts = [table[table["sign"] == sign] for sign in signs]
     heights = [len(part["condition"].unique()) * _CELL[1] for part in parts]
     width = _LEFT + len(labels) * _CELL[0] + _RIGHT
-    height = _TOP + sum(heights) + _GAP * len(parts) + _BOTTOM
+    tasks = table["tasks"]
+    span = f"{tasks.min():,}" if tasks.min() == tasks.max() else f"up to {tasks.max():,}"
+    text = wrapped(
+        f"{caption} Labels by {annotator}. Rows: what was steered, at its headline coefficient; "
+        "columns: what changed. Changes of shares of sentences against the unsteered chains of "
+        f"the same {span} tasks, in percentage points, with 95 % intervals over tasks; faint where "
+        "these include zero. Shares add up to 100: what is amplified takes room from the others.",
+        width,
+    )
+    height = _TOP + sum(heights) + _GAP * len(parts) + 0.62 + LINE * (text.count("\n") + 1)
     most = float(np.nanmax(np.abs(table["change"].to_numpy(np.float64)))) or 1.0
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
@@ -80,30 +95,13 @@ def plot_specificity(
             fontweight="bold",
             va="center",
         )
-        tasks = table["tasks"]
-        span = f"{tasks.min():,}" if tasks.min() == tasks.max() else f"up to {tasks.max():,}"
-        text = (
-            f"{caption} Labels by {annotator}. Rows: what was steered, at its headline "
-            "coefficient; columns: what changed. Changes of shares of sentences against the "
-            f"unsteered chains of the same {span} tasks, in percentage points, with 95 % intervals "
-            "over tasks; faint where these include zero. Shares add up to 100: what is amplified "
-            "takes room from the others."
-        )
-        figure.text(
-            0.12 / width,
-            (_BOTTOM - 0.62) / height,
-            textwrap.fill(text.strip(), width=int(width * 16)),
-            fontsize=7.5,
-            color=FAINT,
-            va="top",
-            linespacing=1.35,
-        )
+        write_below(figure, text)
     return figure
 
 
 def _heatmap(
     axes: Axes, part: pd.DataFrame, labels: list[str], most: float, *, last: bool
-) -> object:
+) -> AxesImage:
     conditions = list(dict.fromkeys(part["condition"]))
     cells = part.set_index(["condition", "label"])
     shown = cells["change"].unstack().reindex(index=conditions, columns=labels)
@@ -121,10 +119,12 @@ def _heatmap(
         cell = cells.loc[(conditions[i], labels[j])]
         sure = cell["low"] > 0 or cell["high"] < 0
         ink = "white" if abs(value) > 65 * most else INK if sure else "#8a8a8a"
-        text = "-" if np.isnan(value) else f"{value:+.1f}".replace("+0.0", "0.0")
+        text = (
+            "-" if np.isnan(value) else f"{value:+.1f}".replace("+0.0", "0.0").replace("-", _MINUS)
+        )
         axes.text(j, i - 0.13, text, ha="center", va="center", color=ink, fontsize=10)
         if np.isfinite(cell["low"]):
-            under = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+            under = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}".replace("-", _MINUS)
             axes.text(j, i + 0.24, under, ha="center", va="center", color=ink, fontsize=6.5)
         if cell["behavior"] == labels[j]:
             frame = Rectangle(
@@ -132,12 +132,15 @@ def _heatmap(
             )
             frame.set_gid("own")
             axes.add_patch(frame)
-    named = [f"{row['behavior']} {row['coefficient']:+g}" for row in rows.to_dict("records")]
+    named = [
+        f"{row['behavior']} {row['coefficient']:+g}".replace(" -", f" {_MINUS}")
+        for row in rows.to_dict("records")
+    ]
     axes.set_yticks(range(len(conditions)), named)
     for tick, row in zip(axes.get_yticklabels(), rows.to_dict("records"), strict=True):
         tick.set_color(behavior_color(row["behavior"]))
-    under = [label.replace("-", "-\n", 1) for label in labels]
-    axes.set_xticks(range(len(labels)), under if last else [""] * len(labels), fontsize=8)
+    names = [label.replace("-", "-\n", 1) for label in labels]
+    axes.set_xticks(range(len(labels)), names if last else [""] * len(labels), fontsize=8)
     for tick, label in zip(axes.get_xticklabels(), labels, strict=True):
         tick.set_color(behavior_color(label))
     axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)

@@ -31,7 +31,7 @@ import pandas as pd
 
 from steerkit.evaluation.claims import SAME, SIGNS, Claim, claims
 from steerkit.evaluation.effects import CONTROLS, NUMBERS, effect_numbers
-from steerkit.evaluation.pooled import Pooled, pool, share, stacked
+from steerkit.evaluation.pooled import Pooled, cells, pool, share
 from steerkit.evaluation.resampling import ends, rates_drawn
 from steerkit.statistics import holm
 
@@ -115,7 +115,8 @@ def verdicts(generations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataF
     """
     ranges = settings.get("ranges") or {}
     fluent = {name: (found or {}).get("fluent") for name, found in ranges.items()}
-    return stacked((judged(pooled, fluent) for pooled in pool(generations)), _VERDICT)
+    rows = [row for pooled in pool(generations) for row in judged(pooled, fluent)]
+    return pd.DataFrame(rows, columns=_VERDICT)
 
 
 def controls(generations: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +135,8 @@ def controls(generations: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_CONTROL)
 
 
-def judged(pooled: Pooled, fluent: Mapping[str, Any]) -> pd.DataFrame:
-    """:func:`verdicts` of one annotator's pooled outcomes; fluent ranges by behaviour."""
+def judged(pooled: Pooled, fluent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of :func:`verdicts` from one annotator's pooled outcomes; fluent ranges by behaviour."""
     made = claims(pooled)
     rows = [_judged(pooled, claim) for claim in made]
     adjusted = holm([1.0 if np.isnan(row["p"]) else row["p"] for row in rows])
@@ -148,7 +149,7 @@ def judged(pooled: Pooled, fluent: Mapping[str, Any]) -> pd.DataFrame:
         enough = sum(row[kind] for kind in CONTROLS) >= FEWEST_CONTROLS
         met = [row[name] for name in ("significant", "exceeds", "specific", "fluent")]
         row["holds"] = bool(enough and all(met))
-    return pd.DataFrame(rows, columns=_VERDICT)
+    return rows
 
 
 def _judged(pooled: Pooled, claim: Claim) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def _objections(claim: Claim, row: Mapping[str, Any]) -> Iterator[str]:
         number, name = row[kind], f"{kind} direction" + "s" * (row[kind] != 1)
         if not number:
             yield f"no {kind} directions were run"
-        elif row[f"{kind}_beaten"] < number:
+        elif moved > 0 and row[f"{kind}_beaten"] < number:
             yield f"{number - row[f'{kind}_beaten']} of {number} {name} do as much"
         if number and moved > 0 and not row[f"{kind}_mean"] <= MOST_CONTROL * moved:
             part = row[f"{kind}_mean"] / moved
@@ -228,7 +229,7 @@ def _control_rows(pooled: Pooled) -> Iterator[dict[str, Any]]:
                 continue
             found = np.full((2, len(rows)), np.nan)
             if len(claim.tasks):
-                at = np.ix_([pooled.baseline, *rows], claim.tasks)
+                at = cells([pooled.baseline, *rows], claim.tasks)
                 _, drawn = rates_drawn(tops[at], bottoms[at])
                 found[:] = ends(drawn[1:] - drawn[:1], len(claim.tasks))
             described = pooled.conditions.iloc[rows].to_dict("records")

@@ -19,7 +19,7 @@ from tests.test_decoding import hooks
 from tests.test_steering import direction
 from tests.tiny import tiny_model, tiny_traces
 
-TERM = 0.3 * direction(1).at(layer=1, where="think")
+TERM = 3.0 * direction(1).at(layer=1, where="think")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.evaluation.planted import BASE, BASELINE, Sums, experiment, steered, 
 
 @pytest.fixture(scope="module")
 def generations():
-    return table(experiment(controls=2, control_tasks=6), tasks=12, samples=3, silent=0.05)
+    return table(experiment(controls=1, control_tasks=6), tasks=12, samples=3, silent=0.05)
 
 
 def test_numbers_are_those_of_paired_tasks(generations) -> None:

@@ -36,7 +36,7 @@ def test_cells_are_changes_in_percentage_points(found) -> None:
                 if round(t.get_position()[1] + 0.13, 6) == i
             }
             for j, change in enumerate(row.change):
-                assert float(texts[j]) == pytest.approx(100 * change, abs=0.051)
+                assert float(texts[j].replace("−", "-")) == pytest.approx(100 * change, abs=0.051)
         frames = [p for p in axes.patches if p.get_gid() == "own"]
         assert len(frames) == 2  # each behaviour's own label
     said = " ".join(" ".join(text.get_text() for text in figure.texts).split())
