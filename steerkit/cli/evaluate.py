@@ -461,8 +461,8 @@ def _show_claims(made: Evaluation, annotator: str) -> None:
     console.print(table(["behaviour", "at", "from %", "to %", "ratio", "claim"], claims))
     for row in rows:
         if row["reason"]:
-            name = f"{row['behavior']} {row['coefficient']:+g}"
-            console.print(f"  {name}: {row['reason']}", markup=False, soft_wrap=True)
+            claim = f"{row['behavior']} {row['coefficient']:+g}"
+            console.print(f"  {claim}: {row['reason']}", markup=False, soft_wrap=True)
     console.print()
     columns = ["behaviour", "at", "p", "random", "shuffled", "accuracy", "length"]
     console.print(table(columns, evidence))
