@@ -148,10 +148,31 @@ def wrapped(text: str, width: float) -> str:
     return textwrap.fill(kept, width=int(width * 15.5))
 
 
-def write_caption(figure: Figure, text: str) -> None:
-    """Write wrapped lines along the bottom of a figure, where room for them was left."""
+def room_below(text: str, handles: Sequence[Any], width: float) -> float:
+    """Inches that a wrapped caption and the legend above it take in a figure of this width."""
+    return LINE * (text.count("\n") + 1) + 0.18 * -(-len(handles) // _across(width)) + 0.26
+
+
+def write_below(figure: Figure, text: str, handles: Sequence[Any] = ()) -> None:
+    """Write a wrapped caption along the bottom of a figure, and a legend above it."""
     width, height = figure.get_size_inches()
     top = LINE * (text.count("\n") + 1) + 0.1
     figure.text(
         0.12 / width, top / height, text, fontsize=8, color=FAINT, va="top", linespacing=1.35
     )
+    if handles:
+        figure.legend(
+            handles=list(handles),
+            loc="upper left",
+            bbox_to_anchor=(0.04 / width, (room_below(text, handles, width) + 0.02) / height),
+            ncols=_across(width),
+            frameon=False,
+            fontsize=8,
+            columnspacing=1.4,
+            handlelength=2.2,
+        )
+
+
+def _across(width: float) -> int:
+    """Entries of a legend side by side in a figure so many inches wide."""
+    return max(int(width / 1.75), 2)

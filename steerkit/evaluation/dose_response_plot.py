@@ -18,15 +18,15 @@ from steerkit.errors import StatisticsError
 from steerkit.evaluation.curve_plot import (
     FREE,
     GREY,
-    LINE,
     behavior_color,
     draw_curve,
     draw_range,
     finish_panel,
     first_annotator,
     fluent_range,
+    room_below,
     wrapped,
-    write_caption,
+    write_below,
 )
 from steerkit.plots import FAINT, STYLE, ReportFigure
 
@@ -89,7 +89,9 @@ def plot_dose_response(
     rows = -(-len(names) // columns)
     width = max(3.7 * columns, 5.2)
     text = wrapped(f"{caption} {_said(own, names, against, settings, annotator)}", width)
-    below = LINE * (text.count("\n") + 1) + 0.62
+    free = any(fluent_range(settings, name, "free") is not None for name in names)
+    handles = _handles(own, against, free=free)
+    below = room_below(text, handles, width)
     height = 0.42 + 2.95 * rows + below
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
@@ -121,9 +123,7 @@ def plot_dose_response(
                     value, color=behavior_color(name), linestyle="-.", linewidth=1.1, gid="prompt"
                 )
             _finish(panel, name, measure, settings)
-        free = any(fluent_range(settings, name, "free") is not None for name in names)
-        _legend(figure, below, own, against, free=free)
-        write_caption(figure, text)
+        write_below(figure, text, handles)
     return figure
 
 
@@ -158,9 +158,8 @@ def _finish(axes: Axes, name: str, measure: str, settings: Mapping[str, Any]) ->
     axes.set_ylim(min(low, -0.02 * high), high)  # a point at zero is seen whole
 
 
-def _legend(
-    figure: Figure, below: float, own: pd.DataFrame, against: pd.DataFrame, *, free: bool
-) -> None:
+def _handles(own: pd.DataFrame, against: pd.DataFrame, *, free: bool) -> list[Any]:
+    """What the legend explains."""
     line: dict[str, Any] = {"color": FAINT, "marker": "o", "linewidth": 1.6, "markersize": 4.5}
     handles: list[Any] = [
         Line2D([], [], label="steered, fluent", **line),
@@ -176,17 +175,7 @@ def _legend(
         handles.append(Patch(color=SHUFFLED, alpha=0.5, label="labels shuffled"))
     if (own["kind"] == "prompt").any():
         handles.append(Line2D([], [], label="asked for in the prompt", color=FAINT, linestyle="-."))
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.04 / width, (below + 0.02) / height),
-        ncols=max(int(width / 1.75), 2),
-        frameon=False,
-        fontsize=8,
-        columnspacing=1.4,
-        handlelength=2.2,
-    )
+    return handles
 
 
 def _said(

@@ -16,14 +16,14 @@ from matplotlib.lines import Line2D
 from steerkit.errors import StatisticsError
 from steerkit.evaluation.curve_plot import (
     GREY,
-    LINE,
     behavior_color,
     draw_curve,
     finish_panel,
     first_annotator,
     fluent_range,
+    room_below,
     wrapped,
-    write_caption,
+    write_below,
 )
 from steerkit.plots import FAINT, STYLE, ReportFigure
 
@@ -84,7 +84,14 @@ def plot_side_effects(
     width = max(3.5 * columns, 5.2)
     behaviors = list(dict.fromkeys(steered["behavior"]))
     text = wrapped(f"{caption} {_said(table, annotator, measures)}", width)
-    below = LINE * (text.count("\n") + 1) + 0.45
+    handles = [
+        Line2D([], [], color=behavior_color(name), marker="o", linewidth=2, label=name)
+        for name in behaviors
+    ]
+    handles.append(
+        Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0, label="unsteered")
+    )
+    below = room_below(text, handles, width)
     height = 0.38 + 2.6 * rows + below
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
@@ -116,22 +123,7 @@ def plot_side_effects(
             title, unit, is_share = TITLES[measure]
             panel.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
             finish_panel(panel, settings, unit, share=is_share)
-        handles = [
-            Line2D([], [], color=behavior_color(name), marker="o", linewidth=2, label=name)
-            for name in behaviors
-        ]
-        handles.append(
-            Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0, label="unsteered")
-        )
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.04 / width, (below + 0.02) / height),
-            ncols=max(int(width / 1.9), 2),
-            frameon=False,
-            fontsize=8,
-        )
-        write_caption(figure, text)
+        write_below(figure, text, handles)
     return figure
 
 

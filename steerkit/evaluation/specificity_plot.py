@@ -17,7 +17,7 @@ from steerkit.evaluation.curve_plot import (
     behavior_color,
     first_annotator,
     wrapped,
-    write_caption,
+    write_below,
 )
 from steerkit.plots import INK, STYLE, ReportFigure
 
@@ -95,7 +95,7 @@ def plot_specificity(
             fontweight="bold",
             va="center",
         )
-        write_caption(figure, text)
+        write_below(figure, text)
     return figure
 
 

@@ -220,7 +220,7 @@ def test_false_positives_of_the_whole_verdict_where_any_push_has_an_effect(unche
         2_000, lambda draw, base, n: base * draw.uniform(0.3, 1.7, size=n)
     )
     assert holds <= 0.065
-    assert significant > 0.5  # positive control: the test alone would be taken in
+    assert significant > 0.4  # positive control: the test alone would be taken in
 
 
 def test_a_planted_effect_is_found(unchecked) -> None:
