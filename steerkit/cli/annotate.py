@@ -57,7 +57,9 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "file", metavar="FILE", help="Chains: a traces file (JSON lines) or tagged text."
+        "file",
+        metavar="FILE",
+        help="Chains: a traces file (JSON lines), tagged text, a chat log or plain text.",
     )
     parser.add_argument(
         "--annotator",

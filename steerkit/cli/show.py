@@ -303,7 +303,7 @@ def print_chain(
     # where stdout is a file, the text keeps its own lines
     wrap = not console.is_terminal
     about = " \u00b7 ".join(part for part in (trace.category, trace.model) if part)
-    head = Text.assemble((visible(trace.id), "bold"), f"  {visible(about)}")
+    head = Text.assemble((visible(trace.id), "bold"), f"  {visible(about)}" if about else "")
     console.print(head, soft_wrap=wrap)
     prompt = "(a bare chain: its prompt is not known)" if trace.prompt is None else trace.prompt
     console.print(Text(visible(prompt), style="cyan"), soft_wrap=wrap)

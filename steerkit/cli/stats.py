@@ -15,6 +15,9 @@ from steerkit.cli.tables import MISSING, count, number, table
 from steerkit.errors import ResourceError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from steerkit.chain_statistics import ChainStatistics
 
 _DESCRIPTION = """\
@@ -23,10 +26,10 @@ chain they stand. Several files, such as the chains of several models, stand sid
 
 _EPILOG = """\
 the tables, with 95 % intervals over tasks:
-  spans, of text  share of the spans, and of the characters, of thinking sections
-  chains          share of the chains that have the behaviour at all
-  what follows    share of what comes after the behaviour of the row, and how often
-  position        where spans begin, from 0, start, to 1, end of the thinking section
+  how often     share of the spans and of the characters of thinking sections, and of the
+                chains that have the behaviour at all
+  where         where spans begin, from 0, start, to 1, end of the thinking section
+  what follows  share of what comes after the behaviour of the row, and how often
 
 Unparsed text is part of every denominator. Of chains that the token limit cut off,
 positions and ends are not known; they are left out there, and counted.
@@ -112,14 +115,18 @@ def run(arguments: argparse.Namespace) -> None:
             console.print(group, style="bold", markup=False)
         console.print(_shares(found, group))
         console.print()
-        console.print(_transitions(found, group))
+        console.print(_positions(found, group))
+        console.print()
+        whole, brief = (_transitions(found, group, counts=counts) for counts in (True, False))
+        _print_fitting(console, whole, brief)
         console.print()
         for line in _notes(found, group, lost[group]):
             console.print(line, style="dim", markup=False, soft_wrap=True)
         console.print()
     if len(found.groups) > 1:
-        console.print("side by side: share of spans, and interval", style="bold")
-        console.print(_beside(found))
+        console.print("side by side", style="bold")
+        whole, brief = (_beside(found, intervals=intervals) for intervals in (True, False))
+        _print_fitting(console, whole, brief)
         console.print()
     if arguments.plot is not None:
         console.print(f"Figure: {arguments.plot}", markup=False, soft_wrap=True)
@@ -139,17 +146,28 @@ def group_names(files: Sequence[str]) -> list[str]:
     ]
 
 
-def _shares(found: ChainStatistics, group: str) -> Any:
-    """Shares and positions of a group, a row a behaviour."""
+def _print_fitting(console: Console, wide: Table, narrow: Table) -> None:
+    """Print what fits: the wide table, or on a terminal too narrow for it the other one.
+
+    Where stdout is no terminal nothing is cut.
+    """
+    from rich.measure import Measurement
+
+    needed = Measurement.get(console, console.options.update(max_width=1000), wide).maximum
+    if not console.is_terminal:
+        console.width = max(console.width, needed)
+    console.print(wide if needed <= console.width else narrow)
+
+
+def _shares(found: ChainStatistics, group: str) -> Table:
+    """Shares of a group, a row a behaviour."""
     shares = found.shares[found.shares["group"] == group]
-    places = found.positions[found.positions["group"] == group].set_index("behavior")
     rows = []
     for name in dict.fromkeys(shares["behavior"]):
         spans, text, chains = (
             shares[(shares["behavior"] == name) & (shares["unit"] == unit)].iloc[0]
             for unit in ("spans", "characters", "chains")
         )
-        place = places.loc[name]
         rows.append(
             (
                 name,
@@ -158,48 +176,59 @@ def _shares(found: ChainStatistics, group: str) -> Any:
                 _interval(spans["low"], spans["high"]),
                 _percent(text["share"]),
                 _percent(chains["share"]),
-                number(place["mean"]),
-                f"{number(place['lower_quartile'])} {number(place['median'])} "
-                f"{number(place['upper_quartile'])}",
             )
         )
-    columns = ("behaviour", "count", "spans", "95 %", "of text", "chains", "position", "quartiles")
-    return table(columns, rows)
+    return table(("how often", "count", "of spans", "95 %", "of text", "of chains"), rows)
 
 
-def _transitions(found: ChainStatistics, group: str) -> Any:
-    """What follows what: percent of the row, and the count."""
-    from steerkit.chain_statistics import END
-
-    shares = found.matrix(group)
-    counts = found.matrix(group, "count")
-    # names of columns would not fit on a screen: they are the numbers of the rows
-    numbers = {name: str(n) for n, name in enumerate(shares.columns, start=1)}
+def _positions(found: ChainStatistics, group: str) -> Table:
+    """Where a group's spans begin, a row a behaviour."""
+    places = found.positions[found.positions["group"] == group]
+    columns = ("mean", "low", "high", "lower_quartile", "median", "upper_quartile")
     return table(
-        ("what follows, in %", *(numbers[n] if n != END else n for n in shares.columns)),
+        ("where, from 0 to 1", "count", "mean", "low", "high", "25 %", "median", "75 %"),
         [
-            (
-                f"{numbers[name]} {name}" if name in numbers else str(name),
-                *(
-                    f"{100 * share:.0f} ({int(times):,})" if times else MISSING
-                    for share, times in zip(shares.loc[name], counts.loc[name], strict=True)
-                ),
-            )
-            for name in shares.index
+            (row["behavior"], f"{row['count']:,}", *(number(row[key]) for key in columns))
+            for row in places.to_dict("records")
         ],
     )
 
 
-def _beside(found: ChainStatistics) -> Any:
+def _transitions(found: ChainStatistics, group: str, *, counts: bool) -> Table:
+    """What follows what: percent of the row, and the count of each cell or of the row."""
+    from steerkit.chain_statistics import END
+
+    shares, times = found.matrix(group), found.matrix(group, "count")
+    # names of columns would not fit on a screen: they are the numbers of the rows
+    numbers = {name: str(n) for n, name in enumerate(shares.columns, start=1) if name != END}
+    rows = []
+    for name in shares.index:
+        cells = [
+            MISSING
+            if not n
+            else f"{100 * share:.0f} ({int(n):,})"
+            if counts
+            else f"{100 * share:.0f}"
+            for share, n in zip(shares.loc[name], times.loc[name], strict=True)
+        ]
+        whole = [] if counts else [f"{int(times.loc[name].sum()):,}"]
+        rows.append((f"{numbers[name]} {name}" if name in numbers else str(name), *whole, *cells))
+    heads = [numbers.get(name, str(name)) for name in shares.columns]
+    return table(("what follows, in %", *([] if counts else ["count"]), *heads), rows)
+
+
+def _beside(found: ChainStatistics, *, intervals: bool) -> Table:
+    """Shares of spans of all groups, a column a group."""
     shares = found.shares[found.shares["unit"] == "spans"]
     rows = []
     for name in dict.fromkeys(shares["behavior"]):
         here = shares[shares["behavior"] == name].set_index("group")
-        cells = [here.loc[group] for group in found.groups]
-        rows.append(
-            (name, *(f"{_percent(c['share'])} {_interval(c['low'], c['high'])}" for c in cells))
-        )
-    return table(("behaviour", *found.groups), rows)
+        cells = []
+        for row in (here.loc[group] for group in found.groups):
+            interval = f" {_interval(row['low'], row['high'])}" if intervals else ""
+            cells.append(_percent(row["share"]) + interval)
+        rows.append((name, *cells))
+    return table(("share of spans", *found.groups), rows)
 
 
 def _notes(found: ChainStatistics, group: str, lost: int) -> list[str]:

@@ -1,10 +1,19 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 import steerkit as sk
 from steerkit.chain_statistics import describe_chains
-from steerkit.cli.stats import group_names
+from steerkit.cli.stats import (
+    _beside,
+    _positions,
+    _print_fitting,
+    _shares,
+    _transitions,
+    group_names,
+)
 from steerkit.errors import ResourceError
 from tests.test_chain_statistics import markov
 from tests.tiny import tiny_traces
@@ -18,23 +27,47 @@ def files(tmp_path):
     sk.write_traces(markov(25), tmp_path / "planted.jsonl")
 
 
+def parts(out):
+    """Lines of the first two tables."""
+    return [[x for x in part.splitlines() if x.strip()] for part in out.split("\n\n")[:2]]
+
+
 def test_tables_say_what_the_library_says(run, files):
     result = run("stats", "tiny.jsonl")
     assert (result.code, result.err) == (0, "")
     found = describe_chains(tiny_traces(30))
-    lines = {line.split()[0]: line for line in reversed(result.out.splitlines()) if line.strip()}
+    often, where = ({line.split()[0]: line.split() for line in part} for part in parts(result.out))
     shares = found.shares.query("unit == 'spans'").set_index("behavior")
     places = found.positions.set_index("behavior")
     for name in ("deduction", "backtracking"):
-        words = lines[name].split()
-        assert int(words[1].replace(",", "")) == shares.loc[name, "count"]
-        assert float(words[2]) == pytest.approx(100 * shares.loc[name, "share"], abs=0.06)
-        assert f"{places.loc[name, 'mean']:.2f}" in words
+        assert int(often[name][1].replace(",", "")) == shares.loc[name, "count"]
+        assert float(often[name][2]) == pytest.approx(100 * shares.loc[name, "share"], abs=0.06)
+        assert float(where[name][2]) == pytest.approx(places.loc[name, "mean"], abs=0.006)
+        assert float(where[name][6]) == pytest.approx(places.loc[name, "median"], abs=0.006)
     matrix, counts = found.matrix(), found.matrix(values="count")
     cell = f"{100 * matrix.loc['deduction', 'backtracking']:.0f} "
     assert cell + f"({counts.loc['deduction', 'backtracking']})" in result.out
     assert "chains of 30 tasks, 0 chains without any; models: unknown" in result.out
-    assert max(map(len, result.out.splitlines()[:12])) <= 100
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_tables_fit_the_terminal_and_are_whole_in_a_file(files, width, terminal):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=width, color_system=None)
+    found = describe_chains({name: tiny_traces(300) for name in ("a" * 20, "b" * 20)})
+    for name in found.groups:
+        console.print(_shares(found, name))
+        console.print(_positions(found, name))
+        _print_fitting(console, *(_transitions(found, name, counts=c) for c in (True, False)))
+    _print_fitting(console, *(_beside(found, intervals=i) for i in (True, False)))
+    printed = screen.getvalue()
+    assert "\u2026" not in printed, "something was cut"
+    if terminal:
+        assert max(map(len, printed.splitlines())) <= width
+    assert ("(" in printed.replace("(start)", "").replace("(end)", "")) == (
+        width == 200 or not terminal
+    )
 
 
 def test_files_stand_side_by_side(run, files):
@@ -42,7 +75,7 @@ def test_files_stand_side_by_side(run, files):
     assert result.code == 0
     assert "side by side" in result.out
     head = next(line for line in result.out.splitlines() if "tiny" in line and "planted" in line)
-    assert head.split() == ["behaviour", "tiny", "planted"]
+    assert head.split() == ["share", "of", "spans", "tiny", "planted"]
     assert result.out.count("what follows, in %") == 2
 
 
