@@ -196,6 +196,7 @@ def test_the_page_on_steering_runs_from_top_to_bottom(capsys):
     assert len(names["chains"]) == 3 and names["written"].shape[1] > names["ids"].shape[1]
 
 
+@pytest.mark.slow
 def test_the_page_on_annotation_runs_from_top_to_bottom(capsys):
     names: dict[str, object] = {}
     page = ROOT / "docs" / "annotation.md"

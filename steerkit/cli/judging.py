@@ -7,8 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from steerkit.behaviors import behavior
 from steerkit.cli.parser import positive
 from steerkit.cli.screen import stderr
+from steerkit.cli.sources import UNDEFINED
 from steerkit.cli.tables import count, table
 from steerkit.errors import AnnotationError
 
@@ -168,7 +170,15 @@ def judge_from(arguments: argparse.Namespace) -> Judge:
         options["temperature"] = None if arguments.temperature == "none" else arguments.temperature
     if arguments.price:
         options["price"] = Price(*arguments.price)
-    return Judge(arguments.judge_model, **options)
+    judge = Judge(arguments.judge_model, **options)
+    for name in judge.labels:
+        if behavior(name).definition == UNDEFINED:
+            raise AnnotationError(
+                f"the judge cannot know what {name} means",
+                fix=f"define it: --declare {name}='DEFINITION', or leave it out of those to choose "
+                "from with --judge-behaviors",
+            )
+    return judge
 
 
 def agreed(arguments: argparse.Namespace, judge: Judge, chains: Traces) -> bool:

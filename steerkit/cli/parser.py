@@ -173,14 +173,15 @@ def add_model_options(
 
 
 def add_declare_option(parser: argparse._ActionsContainer) -> None:
-    """--declare NAME, for labels that are not built in."""
+    """--declare NAME[=DEFINITION], for labels that are not built in."""
     parser.add_argument(
         "--declare",
         action="append",
         default=[],
-        metavar="NAME",
+        metavar="NAME[=DEFINITION]",
         help="Make a behaviour of your own known under this name, so that labels in the chains "
-        "may use it. Can be given several times.",
+        "may use it; a language model that is to label needs its definition too. Can be given "
+        "several times.",
     )
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from steerkit.tasks import Task
     from steerkit.traces import Trace, Traces
 
+UNDEFINED = "declared on the command line"
+"""Definition of a behaviour of which only the name was given."""
+
 # colours of behaviours declared on the command line, in the order of their declaration
 _COLORS = ("#56B4E9", "#882255", "#332288", "#999933", "#44AA99", "#661100")
 
@@ -68,13 +71,14 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def declare_all(names: Iterable[str]) -> None:
-    """Declare behaviours by name; those known already stay as they are."""
-    for name in names:
+def declare_all(texts: Iterable[str]) -> None:
+    """Declare behaviours, each as NAME or NAME=DEFINITION; those known already stay as they are."""
+    for text in texts:
+        name, _, definition = text.partition("=")
         known = [b.name for b in behaviors()]
         if name not in known:
             color = _COLORS[(len(known) - 6) % len(_COLORS)]
-            declare(Behavior(name, "declared on the command line", color))
+            declare(Behavior(name, definition.strip() or UNDEFINED, color))
 
 
 def read_chains(paths: Sequence[str]) -> tuple[Traces, list[Unplaced]]:

@@ -186,3 +186,17 @@ def test_options_without_effect_or_sense_are_refused(
 def test_json_of_a_dry_run_is_one_object(run, chains, plain_environment):
     result = run("annotate", "chains.jsonl", *JUDGE, "--dry-run", "--json")
     assert result.out.count("\n") == 1 and next(iter(json.loads(result.out))) == "annotator"
+
+
+def test_behaviours_of_the_users_own_are_told_by_their_definitions(run, chains, server):
+    words = ["annotate", "chains.jsonl", *JUDGE, "--base-url", server.url, "--yes"]
+    result = run(*words, "--declare", "pondering= thinks it over = slowly")
+    assert result.code == 0, result.err
+    asked = server.bodies[-1]
+    assert "- pondering: thinks it over = slowly\n" in asked["messages"][0]["content"]
+    entry = asked["response_format"]["json_schema"]["schema"]["properties"]["labels"]["items"]
+    assert "pondering" in entry["properties"]["label"]["enum"]
+    result = run(*words, "--declare", "checking")
+    assert result.code == 2 and "--declare checking='DEFINITION'" in result.err
+    assert run(*words, "--declare", "checking", "--judge-behaviors", "deduction").code == 0
+    assert "checking" not in server.bodies[-1]["messages"][0]["content"]
