@@ -15,7 +15,8 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md", ROOT / "docs" / "directions.md")
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *(DOCS / f"{n}.md" for n in ("steering", "directions", "label_noise")))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -132,6 +133,28 @@ def _layers(results: Path) -> str | None:
     return f"{sections(text)[''].strip()}\n\n{figure}"
 
 
+def _defaults(results: Path) -> str | None:
+    text = _text(results / "defaults.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    picture = "![Swing and accuracy lost of every candidate](defaults.png)"
+    figure = (
+        "![How far every method and contrast swings the behaviours, and what that costs in "
+        "accuracy.](../benchmarks/results/defaults.png)"
+    )
+    shown = [f"**{title}.**\n\n{part}" if title else part for title, part in parts.items()]
+    return "\n\n".join(shown).replace(picture, figure)
+
+
+def _noise(results: Path) -> str | None:
+    text = _text(results / "label_noise.md")
+    if text is None:
+        return None
+    figure = "](../benchmarks/results/label_noise.png)"
+    return re.sub(r"^# .+\n", "", text).replace("](label_noise.png)", figure)
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
@@ -141,6 +164,8 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "bench": _bench,
     "pairing": _pairing,
     "layers": _layers,
+    "defaults": _defaults,
+    "noise": _noise,
 }
 MADE_BY = {
     "figure": "effect",
@@ -151,6 +176,8 @@ MADE_BY = {
     "bench": "bench",
     "pairing": "pairing",
     "layers": "layers",
+    "defaults": "defaults",
+    "noise": "noise",
 }
 
 
