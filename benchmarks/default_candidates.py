@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
+from bare_vectors import bare_vectors
 
 import steerkit as sk
 from steerkit.evidence import described, gathered
 from steerkit.layer_choice import auroc
 from steerkit.layer_choice.forcing import Forced, forced_batches, last_states, log_probabilities
+from steerkit.methods import METHODS
 from steerkit.terms import Terms
 
 BEHAVIORS = ("backtracking", "uncertainty-estimation", "example-testing")
@@ -34,7 +37,7 @@ class Candidate:
 
     method: str
     contrast: str
-    directions: Mapping[str, sk.Direction]
+    directions: sk.SteeringVectors
     seconds: float
 
     @property
@@ -59,39 +62,51 @@ class Candidate:
 
 
 def candidates(
-    model: sk.ThinkingModel, used: sk.Traces, kept: sk.Traces, layers: Mapping[str, int]
+    model: sk.ThinkingModel, traces: sk.Traces, today: str, folder: Path
 ) -> list[Candidate]:
-    """All of them, from one pass over ``used``; AUROC is taken on ``kept``."""
-    methods = list(dict.fromkeys(method for method, _ in CANDIDATES))
-    every = list(range(model.n_layers))
-    with gathered(model, used, methods) as evidence:
+    """All of them, from one pass over chains of *extract* tasks; AUROC is of *select* tasks.
+
+    At the layers that ``gradient`` chooses for the contrast ``today``. They are kept in
+    ``folder``, and read from there the next time.
+    """
+    paths = {key: folder / f"{'-'.join(key)}.safetensors" for key in CANDIDATES}
+    if not all(path.is_file() for path in paths.values()):
+        _extract(model, traces, today, paths)
+    found = []
+    for key, path in paths.items():
+        vectors = sk.read_vectors(path)
+        found.append(Candidate(*key, vectors, vectors.provenance["seconds"]))
+    return found
+
+
+def _extract(
+    model: sk.ThinkingModel,
+    traces: sk.Traces,
+    today: str,
+    paths: Mapping[tuple[str, str], Path],
+) -> None:
+    used, kept = traces.split("extract"), traces.split("select")
+    with gathered(model, used, list(dict.fromkeys(method for method, _ in paths))) as evidence:
+        plain = bare_vectors(model, evidence.moments, traces, today)
+        layers = {name: plain[name].layer for name in BEHAVIORS}
         started = perf_counter()
         _ = evidence.precision  # shared by all contrasts that whiten, and counted for each
         whitened = perf_counter() - started
         raw, seconds = {}, {}
-        for method, contrast in CANDIDATES:
+        for method, contrast in paths:
             started = perf_counter()
             found = evidence.directions(method, contrast, BEHAVIORS)
             raw[method, contrast] = {name: d.float() for name, d in found.items()}
             seconds[method, contrast] = perf_counter() - started
             seconds[method, contrast] += whitened if method == "mass-mean" else 0.0
         flat = {(*key, name): d for key, found in raw.items() for name, d in found.items()}
+        every = list(range(model.n_layers))
         curves = auroc(model, kept, flat, every, targets={key: key[2] for key in flat})
-        return [
-            Candidate(
-                *key,
-                described(
-                    evidence,
-                    *key,
-                    raw[key],
-                    {name: curves[*key, name] for name in BEHAVIORS},
-                    {name: layers[name] for name in BEHAVIORS},
-                    model.n_layers,
-                ),
-                seconds[key],
-            )
-            for key in CANDIDATES
-        ]
+        for key, path in paths.items():
+            areas = {name: curves[*key, name] for name in BEHAVIORS}
+            made = described(evidence, *key, raw[key], areas, layers, model.n_layers)
+            facts = {**plain.provenance, "contrast": key[1], "method": METHODS[key[0]].title}
+            sk.SteeringVectors(made, {**facts, "seconds": seconds[key]}).save(path)
 
 
 class SideEffect:

@@ -57,8 +57,6 @@ import steerkit as sk
 from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-from steerkit.layer_choice.choice import choose_layers
-from steerkit.layer_choice.scores import score_layers
 from steerkit.methods import DEFAULT_METHOD
 from steerkit.plots import save_figure
 
@@ -156,9 +154,11 @@ def arguments() -> argparse.Namespace:
 
 def state_folder(options: argparse.Namespace, model: sk.ThinkingModel) -> Path:
     """Where chains that are done are counted; emptied where they were made otherwise."""
-    sources = [Path(__file__).with_name(n) for n in ("default_candidates.py", "pushes.py")]
+    sources = [
+        Path(__file__).with_name(n)
+        for n in ("default_candidates.py", "bare_vectors.py", "pushes.py")
+    ]
     made_from = [code_digest(), *(path.read_text() for path in sources), model.revision]
-    made_from += [options.screen, options.tasks, options.coefficient, options.tokens]
     mark = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     state = Path("out") / "defaults"
     stamp = state / "made-from.sha256"
@@ -175,8 +175,12 @@ class Runs:
         self._model, self._state, self._tokens = model, state, tokens
         self._started = time.perf_counter()
 
+    def _asked(self, tasks: Sequence[sk.Task]) -> str:
+        ids = " ".join(task.id for task in tasks).encode()
+        return f"{self._tokens}-{hashlib.sha256(ids).hexdigest()[:8]}"
+
     def plain(self, stage: str, tasks: Sequence[sk.Task]) -> pd.DataFrame:
-        path = self._state / f"{stage}-plain.csv"
+        path = self._state / f"{stage}-plain-{self._asked(tasks)}.csv"
         if not path.is_file():
             table = unpushed(self._model, BEHAVIORS, tasks, self._tokens)
             write_text_atomic(path, table.to_csv(index=False))
@@ -190,7 +194,9 @@ class Runs:
         tasks: Sequence[sk.Task],
     ) -> pd.DataFrame:
         steps = "-".join(f"{coefficients[name]:g}" for name in BEHAVIORS)
-        path = self._state / f"{stage}-{candidate.method}-{candidate.contrast}-{steps}.csv"
+        made = f"{candidate.method}-{candidate.contrast}-{steps}"
+        name = f"{stage}-{made}-{self._asked(tasks)}.csv"
+        path = self._state / name
         if not path.is_file():
             terms = {n: coefficients[n] * d for n, d in candidate.directions.items()}
             table = pushed(self._model, terms, tasks, self._tokens)
@@ -217,11 +223,8 @@ def main() -> int:
     model = sk.load("countdown-thinking", device="cpu")
     state = state_folder(options, model)
     traces = sk.read_traces(sk.data("traces/countdown.jsonl"))
-    vectors = sk.extract(model, traces)
-    scores = score_layers(model, vectors, traces, scores=("gradient",))
-    layers = dict(choose_layers(vectors, scores, "gradient").layers)
     kept = traces.split("select")
-    every = {c.name: c for c in candidates(model, traces.split("extract"), kept, layers)}
+    every = {c.name: c for c in candidates(model, traces, DEFAULT_CONTRAST, state)}
     today = f"{DEFAULT_METHOD}, {DEFAULT_CONTRAST}"
 
     side = SideEffect(model, sorted(kept, key=lambda trace: trace.task_key)[:12])
@@ -232,7 +235,7 @@ def main() -> int:
         found = {n: side.matched(d, target[n]) for n, d in candidate.directions.items()}
         steps[name] = {"length": length, "side effect": length if name == today else found}
 
-    tasks = select_tasks(vectors, options.screen + options.tasks)
+    tasks = select_tasks(every[today].directions, options.screen + options.tasks)
     stages = {"screen": tasks[: options.screen], "final": tasks[options.screen :]}
     runs = Runs(model, state, options.tokens)
     rows: list[dict[str, Any]] = []
@@ -270,7 +273,7 @@ def main() -> int:
         "rivals": chosen,
         "left_out": {name: why for name, why in out.items() if why},
         "differences": differences,
-        "layers": {name: layers[name] for name in BEHAVIORS},
+        "layers": {n: d.layer for n, d in every[today].directions.items()},
         "facts": {name: candidate.facts() for name, candidate in every.items()},
         "divergence": target,
         "coefficient": options.coefficient,

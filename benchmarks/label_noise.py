@@ -31,7 +31,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,6 @@ from steerkit.annotation import agree, cross_annotate
 from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-from steerkit.layer_choice.choice import choose_layers
-from steerkit.layer_choice.scores import score_layers
 from steerkit.plots import save_figure
 
 RESULTS = Path(__file__).parent / "results"
@@ -94,7 +91,7 @@ def labellings(read: Read, confusion: pd.DataFrame, chains: sk.Traces) -> list[L
 
 
 def steered_directions(
-    read: Read, labelling: Labelling, vectors: sk.SteeringVectors, layers: Mapping[str, int]
+    read: Read, labelling: Labelling, vectors: sk.SteeringVectors
 ) -> dict[str, sk.Direction]:
     """Directions of the behaviours that are steered, under these labels, in the true ones' units.
 
@@ -105,7 +102,7 @@ def steered_directions(
     for name in STEERED:
         tensor = tensors[read.names.index(name)].contiguous()
         if float(tensor.norm()) > 0:
-            found[name] = replace(vectors[name], tensor=tensor, layer=layers[name])
+            found[name] = replace(vectors[name], tensor=tensor)
     return found
 
 
@@ -169,9 +166,10 @@ def arguments() -> argparse.Namespace:
 
 def state_folder(options: argparse.Namespace, model: sk.ThinkingModel) -> Path:
     """Where chains that are done are counted; emptied where they were made otherwise."""
-    sources = [Path(__file__).with_name(n) for n in ("noisy_labels.py", "pushes.py")]
+    sources = [
+        Path(__file__).with_name(n) for n in ("noisy_labels.py", "bare_vectors.py", "pushes.py")
+    ]
     made_from = [code_digest(), *(path.read_text() for path in sources), model.revision]
-    made_from += [options.tasks, options.coefficient, options.tokens]
     mark = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     state = Path("out") / "label_noise"
     stamp = state / "made-from.sha256"
@@ -205,23 +203,26 @@ def main() -> int:
         found = agree(gold, cross_annotate(gold, folds=5, keep_spans=True), units=("spans",))
         write_text_atomic(matrix, found.matrix("spans").to_csv())
     confusion = pd.read_csv(matrix, index_col=0)
-    vectors = sk.extract(model, traces)
-    scores = score_layers(model, vectors, traces, scores=("gradient",))
-    layers = dict(choose_layers(vectors, scores, "gradient").layers)
+    read, vectors = read_means(model, traces, DEFAULT_CONTRAST, state)
+    layers = {name: int(direction.layer or 0) for name, direction in vectors.items()}
     chains = traces.split("extract")
-    read = read_means(model, chains)
     every = labellings(read, confusion, chains)
-    table = summarised(cosines(read, every, layers, DEFAULT_CONTRAST, options.few))
-    print(f"cosines after {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    compared = state / f"cosines-{options.few}.csv"
+    if not compared.is_file():
+        found = summarised(cosines(read, every, layers, DEFAULT_CONTRAST, options.few))
+        write_text_atomic(compared, found.to_csv(index=False))
+        print(f"cosines after {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    table = pd.read_csv(compared, dtype={"chains": str})
 
     tasks = select_tasks(vectors, options.tasks)
     once = ("exact", *ANNOTATORS)
     chosen = [e for e in every if e.seed < (1 if e.kind in once else options.steered_draws)]
+    asked = f"{options.coefficient:g}-{options.tokens}-{len(tasks)}"
     parts = []
     for number, labelling in enumerate(chosen):
-        path = state / f"{labelling.name}.csv"
+        path = state / f"{labelling.name}-{asked}.csv"
         if not path.is_file():
-            directions = steered_directions(read, labelling, vectors, layers)
+            directions = steered_directions(read, labelling, vectors)
             terms = {name: options.coefficient * d for name, d in directions.items()}
             counts = pushed(model, terms, tasks, options.tokens)
             write_text_atomic(path, counts.to_csv(index=False))

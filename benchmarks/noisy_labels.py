@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import torch
+from bare_vectors import bare_vectors
 
 import steerkit as sk
 from steerkit.annotation.agreement import kappa
@@ -17,6 +18,7 @@ from steerkit.behaviors import UNPARSED
 from steerkit.collection import collect, trace_digest
 from steerkit.directions import Sums, differences
 from steerkit.errors import SteerkitError
+from steerkit.files import write_text_atomic
 from steerkit.span_means import Span, SpanMeans
 
 NONE = -1
@@ -128,42 +130,59 @@ def aligned(spans: Sequence[Span], chains: sk.Traces, other: sk.Traces) -> list[
 # -- directions
 
 
-def read_means(model: sk.ThinkingModel, chains: sk.Traces) -> Read:
-    """The chains, read once at every layer."""
-    with TemporaryDirectory(prefix="steerkit-") as folder:
+def read_means(
+    model: sk.ThinkingModel, traces: sk.Traces, contrast: str, folder: Path
+) -> tuple[Read, sk.SteeringVectors]:
+    """Chains of *extract* tasks, read once at every layer, and the vectors of their true labels.
+
+    Both are kept in ``folder``, and read from there the next time.
+    """
+    means, listed = folder / "span_means.npy", folder / "spans.json"
+    stored = folder / "vectors.safetensors"
+    if not stored.is_file():
         kept: list[SpanMeans] = []
 
         def make(layers: Sequence[int], spans: int) -> SpanMeans:
-            path = Path(folder) / "span_means.npy"
-            kept.append(SpanMeans(path, tuple(layers), spans, model.d_model))
+            kept.append(SpanMeans(means, tuple(layers), spans, model.d_model))
             return kept[0]
 
-        moments = collect(model, chains, samples=make)
+        moments = collect(model, traces.split("extract"), samples=make)
         layers = [kept[0].layer(i) for i in range(len(moments.layers))]
-        means = torch.from_numpy(np.stack(layers)).double()
-    return Read(means, kept[0].spans, moments.labels)
+        np.save(means, np.stack(layers))
+        write_text_atomic(listed, json.dumps([kept[0].spans, moments.labels]))
+        bare_vectors(model, moments, traces, contrast).save(stored)
+    spans, names = json.loads(listed.read_text())
+    found = Read(
+        torch.from_numpy(np.load(means)).double(), [Span(*row) for row in spans], tuple(names)
+    )
+    return found, sk.read_vectors(stored)
 
 
 def mean_directions(
-    read: Read, labels: np.ndarray, contrast: str, rows: np.ndarray | None = None
+    read: Read,
+    labels: np.ndarray,
+    contrast: str,
+    rows: np.ndarray | None = None,
+    layers: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Differences of means of some spans under these labels, ``[label, layer, d_model]``.
 
     Zero for a label that no span has. Contrasts that need span means alone: ``rest``,
-    ``balanced``, ``A:B``.
+    ``balanced``, ``A:B``. ``layers`` are rows of the means, by default all.
     """
     if contrast in ("overall", "within"):
         raise SteerkitError(f"span means do not give the contrast {contrast!r}")
     size = len(read.names)
     every = np.arange(len(labels)) if rows is None else rows
     chosen = every[labels[every] != NONE]
-    own = torch.zeros(size, len(chosen), dtype=torch.float64)
-    own[torch.from_numpy(labels[chosen]), torch.arange(len(chosen))] = 1
+    own = torch.zeros(size, len(labels), dtype=torch.float64)
+    own[torch.from_numpy(labels[chosen]), torch.from_numpy(chosen)] = 1
     counts = own.sum(dim=1)[None].long()
     found = []
-    for means in read.means:
+    for layer in range(len(read.means)) if layers is None else layers:
+        means = read.means[layer]
         features = torch.zeros(1, 2 * size + 1, means.shape[1], dtype=torch.float64)
-        features[0, :size] = own @ means[torch.from_numpy(chosen)]
+        features[0, :size] = own @ means
         sums = Sums(features, counts, torch.zeros_like(counts), torch.zeros(1).long())
         found.append(differences(sums, contrast, read.names)[0][0])
     return torch.stack(found, dim=1)
@@ -184,7 +203,12 @@ def cosines(
     """
     truth, rows = read.labels, []
     tasks = np.array([span.task for span in read.spans])
-    clean = mean_directions(read, truth, contrast)
+    needed = sorted(set(layers.values()))
+
+    def directions(labels: np.ndarray, chosen: np.ndarray | None = None) -> torch.Tensor:
+        return mean_directions(read, labels, contrast, chosen, needed)
+
+    clean = directions(truth)
     known: dict[int, tuple[np.ndarray, torch.Tensor, torch.Tensor]] = {}
     for labelling in labellings:
         seed = labelling.seed
@@ -192,14 +216,13 @@ def cosines(
             order = np.random.default_rng([seed, 1]).permutation(np.unique(tasks))
             inside = np.isin(tasks, order[:few])
             mine, rest = np.flatnonzero(inside), np.flatnonzero(~inside)
-            sides = [mean_directions(read, truth, contrast, side) for side in (mine, rest)]
+            sides = [directions(truth, side) for side in (mine, rest)]
             known[seed] = (mine, sides[0], sides[1])
         mine, own, others = known[seed]
         agreed = agreement(truth, labelling.labels, len(read.names))
-        found = mean_directions(read, labelling.labels, contrast)
-        small = mean_directions(read, labelling.labels, contrast, mine)
+        found, small = directions(labelling.labels), directions(labelling.labels, mine)
         for name, layer in layers.items():
-            at = (read.names.index(name), layer)
+            at = (read.names.index(name), needed.index(layer))
             row = {"kind": labelling.kind, "share": labelling.share, "seed": seed}
             row |= {"kappa": agreed, "behavior": name, "layer": layer}
             rows.append({**row, "chains": "all", "cosine": _cosine(found[at], clean[at])})

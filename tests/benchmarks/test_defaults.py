@@ -26,11 +26,13 @@ TODAY = "mean-difference, rest"
 
 
 @pytest.fixture(scope="module")
-def made():
+def made(tmp_path_factory):
     model, traces = tiny_model(), tiny_traces(60)
-    layers = dict(zip(BEHAVIORS, (0, 1, 2), strict=True))
-    used, kept = traces.split("extract"), traces.split("select")
-    return model, traces, candidates(model, used, kept, layers)
+    folder = tmp_path_factory.mktemp("candidates")
+    found = candidates(model, traces, "rest", folder)
+    again = candidates(model, traces, "rest", folder)  # read, not made
+    assert [c.seconds for c in again] == [c.seconds for c in found]
+    return model, traces, again
 
 
 def test_candidates_are_what_extraction_gives(made) -> None:
@@ -43,7 +45,7 @@ def test_candidates_are_what_extraction_gives(made) -> None:
         )
         for name, direction in candidate.directions.items():
             torch.testing.assert_close(direction.tensor, vectors[name].tensor)
-            assert direction.layer == dict(zip(BEHAVIORS, (0, 1, 2), strict=True))[name]
+            assert direction.layer == found[1].directions[name].layer
             expected = vectors[name].auroc[direction.layer]
             assert candidate.facts()[name]["auroc"] == pytest.approx(float(expected), abs=1e-6)
     lengths = {
@@ -61,10 +63,12 @@ def test_side_effect_is_the_divergence_of_the_whole_model(made) -> None:
         aligned = model.align(trace)
         ids = torch.tensor([aligned.ids])
         thinking = aligned.phases == THINK
-        step = 0.3 * direction.vector(1)
+        step = 0.3 * direction.vector(direction.layer)
         before = model.hf(ids).logits[0, thinking].log_softmax(-1)
         for sign in (-1, 1):
-            add = model.residual.hooked(1, lambda hidden, hook, move=sign * step: hidden + move)
+            add = model.residual.hooked(
+                direction.layer, lambda hidden, hook, move=sign * step: hidden + move
+            )
             with add:
                 after = model.hf(ids).logits[0, thinking].log_softmax(-1)
             total += float((before.exp() * (before - after)).sum())

@@ -37,9 +37,17 @@ NOTED = list(label_noise.STEERED)
 
 
 @pytest.fixture(scope="module")
-def read_chains():
-    model, chains = tiny_model(), tiny_traces(30)
-    return model, chains, read_means(model, chains)
+def read_chains(tmp_path_factory):
+    model, traces = tiny_model(), tiny_traces(60)
+    folder = tmp_path_factory.mktemp("means")
+    read, vectors = read_means(model, traces, "rest", folder)
+    again, stored = read_means(model, traces, "rest", folder)  # read, not made
+    torch.testing.assert_close(again.means, read.means, rtol=0, atol=0)
+    assert again.spans == read.spans and again.names == read.names
+    for name, direction in sk.extract(model, traces).items():
+        torch.testing.assert_close(vectors[name].tensor, direction.tensor)
+        assert stored[name].layer == vectors[name].layer is not None
+    return model, traces.split("extract"), again
 
 
 # -- wrong labels
