@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect report pair contrasts layers pairing real memory bench models data docs wheel clean
+.PHONY: help extract test format effect report pair defaults noise contrasts layers pairing real memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an
 
 pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 minutes)
 	$(BIN)/python benchmarks/pair.py
+
+defaults: $(READY) ## which contrast and method should be the default? (10 minutes)
+	$(BIN)/python benchmarks/defaults.py
+
+noise: $(READY) ## how good does an annotator have to be? (10 minutes)
+	$(BIN)/python benchmarks/label_noise.py
 
 contrasts: $(READY) ## which contrast steers best? (5 minutes)
 	$(BIN)/python benchmarks/contrasts.py

@@ -15,10 +15,9 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (
-    ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("steering", "directions", "evaluation")),
-)
+DOCS = ROOT / "docs"
+_FILLED = ("steering", "directions", "evaluation", "label_noise")
+PAGES = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in _FILLED))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -148,6 +147,28 @@ def _layers(results: Path) -> str | None:
     return f"{sections(text)[''].strip()}\n\n{figure}"
 
 
+def _defaults(results: Path) -> str | None:
+    text = _text(results / "defaults.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    picture = "![Swing and accuracy lost of every candidate](defaults.png)"
+    figure = (
+        "![How far every method and contrast swings the behaviours, and what that costs in "
+        "accuracy.](../benchmarks/results/defaults.png)"
+    )
+    shown = [f"**{title}.**\n\n{part}" if title else part for title, part in parts.items()]
+    return "\n\n".join(shown).replace(picture, figure)
+
+
+def _noise(results: Path) -> str | None:
+    text = _text(results / "label_noise.md")
+    if text is None:
+        return None
+    figure = "](../benchmarks/results/label_noise.png)"
+    return re.sub(r"^# .+\n", "", text).replace("](label_noise.png)", figure)
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
@@ -158,6 +179,8 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "pairing": _pairing,
     "layers": _layers,
     "report": _report,
+    "defaults": _defaults,
+    "noise": _noise,
 }
 MADE_BY = {
     "figure": "effect",
@@ -169,6 +192,8 @@ MADE_BY = {
     "pairing": "pairing",
     "layers": "layers",
     "report": "report",
+    "defaults": "defaults",
+    "noise": "noise",
 }
 
 

@@ -101,7 +101,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     hf = _read_model(place, dtype, device, device_map, revision)
     if tokenizer is None:
-        tokenizer = _read_tokenizer(place, revision)
+        tokenizer = read_tokenizer(place, revision)
     state = state or getattr(hf.config, "_commit_hash", None)
     called = name or called
     if added is not None:
@@ -287,7 +287,11 @@ def _cannot_move(place: str, target: str, problem: BaseException) -> ModelError:
     )
 
 
-def _read_tokenizer(place: str, revision: str | None) -> Any:
+def read_tokenizer(place: str, revision: str | None = None) -> Any:
+    """The tokenizer of a folder or of a model on the Hub, as its ``tokenizer.json`` says.
+
+    Raises :class:`ModelError` where it cannot be read.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 

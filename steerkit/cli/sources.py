@@ -51,17 +51,10 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
 
 def load_tokenizer(name: str) -> Any:
     """The fast tokenizer of a bundled model, a folder, or a model on the Hub."""
-    from transformers import AutoTokenizer
-
+    from steerkit.loading import read_tokenizer
     from steerkit.resources import bundled_models
 
-    source = bundled_models().get(name, name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as problem:
-        raise ResourceError(
-            "no tokenizer could be loaded", found=str(problem).splitlines()[0], where=name
-        ) from None
+    tokenizer = read_tokenizer(str(bundled_models().get(name, name)))
     if not tokenizer.is_fast:
         raise ResourceError(
             "the tokenizer does not tell where its tokens stand",
