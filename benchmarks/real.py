@@ -13,29 +13,25 @@ benchmarks/results/real.{json,csv,md}. A run that was interrupted goes on where 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
-import os
-import shutil
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import real_model
+import torch
 from real_measures import code_digest, load_at_start, machine, measure, peak_memory, summarise
-from real_report import LABELS, excerpts, markdown, write_results
+from real_report import excerpts, markdown, write_results
+from reference import CHAINS, LAYER, MEANS, head, reference_folder
+from resumable import open_state, progress
 
 import steerkit as sk
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-
-LAYER = 17
-"""The layer arXiv 2506.18167 uses for backtracking in the distilled model of the same shape."""
 
 CONTRASTS = ("rest", "overall", "balanced", "within")
 STEERED = ("backtracking", "uncertainty-estimation", "random")
@@ -63,80 +59,17 @@ PROMPTS = {
 }
 
 
-# --------------------------------------------------------------------------- chains
-
-
-def reference_folder() -> Path:
-    """The folder that holds the annotated chains; says what is needed and exits without it."""
-    named = os.environ.get("STEERKIT_REFERENCE")
-    needed = ("r1_distill_qwen_1.5b_annotated.json", "r1_distill_qwen_1.5b_mean_vectors.pt")
-    folder = Path(named) if named else None
-    missing = [name for name in needed if folder is None or not (folder / name).is_file()]
-    if folder is None or missing:
-        state = f"holds no {' and no '.join(missing)}" if named else "is not set"
-        print(
-            f"make real: STEERKIT_REFERENCE {state}.\n"
-            "It must name a folder with\n"
-            f"  {needed[0]}: annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, a JSON list of\n"
-            '    {"response", "annotated_response"} with ["label"] text ["end-section"] tags;\n'
-            f"  {needed[1]}: the published means, {{label: {{mean, count}}}}.\n"
-            "Neither comes with this project.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
-    return folder
-
-
-def head(trace: sk.Trace, tokenizer: Any, tokens: int) -> sk.Trace:
-    """The chain's first ``tokens`` tokens, with the spans that lie wholly inside."""
-    offsets = tokenizer(trace.response, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    if len(offsets) <= tokens:
-        return trace
-    cut = offsets[tokens][0]
-    return replace(
-        trace,
-        response=trace.response[:cut],
-        spans=tuple(span for span in trace.spans if span.end <= cut),
-        metadata={**trace.metadata, "truncated": True},
-    )
-
-
-# ------------------------------------------------------------------------ published
-
-
-def published_directions(path: Path) -> dict[str, dict[str, Any]]:
-    """Directions of the published means by contrast and label, each ``[layer, d_model]``.
-
-    ``overall`` is mean(label) - mean(overall). The means of the labels allow ``rest`` (minus
-    the mean over the other labels' spans, spans equally) and ``balanced`` (labels equally) as
-    well; ``within`` would need the chains.
-    """
-    import torch
-
-    means = torch.load(path, weights_only=True)
-    labels = [name for name in means if name in {"initializing", *LABELS}]
-    mean = {name: means[name]["mean"].double() for name in labels}
-    count = {name: means[name]["count"] for name in labels}
-    directions: dict[str, dict[str, Any]] = {"rest": {}, "overall": {}, "balanced": {}}
-    for name in labels:
-        others = [other for other in labels if other != name]
-        total = sum(count[other] for other in others)
-        rest = sum(count[other] / total * mean[other] for other in others)
-        directions["rest"][name] = mean[name] - rest
-        directions["overall"][name] = mean[name] - means["overall"]["mean"].double()
-        directions["balanced"][name] = mean[name] - sum(mean[o] for o in others) / len(others)
-    return directions
-
-
 # ----------------------------------------------------------------------- extraction
 
 
-def cosine(a: Any, b: Any) -> float:
+def published_tensors(path: Path, contrast: str) -> dict[str, torch.Tensor]:
+    """The published directions ``[layer, d_model]`` under a contrast that means allow."""
+    return {name: d.tensor for name, d in sk.read_published(path, contrast=contrast).items()}
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     """Cosine of two vectors, in float64."""
-    a, b = a.double(), b.double()
-    return float(a @ b / (a.norm() * b.norm()))
+    return float(torch.cosine_similarity(a.double(), b.double(), dim=0))
 
 
 def against_published(
@@ -161,7 +94,7 @@ def extraction(
     seconds, peak = time.perf_counter() - started, peak_memory()
     vectors.save(state / "vectors.safetensors")
 
-    theirs = published_directions(published)["rest"]
+    theirs = published_tensors(published, "rest")
     labels = list(vectors)
     first = vectors[labels[0]]
     row = first.row(LAYER)
@@ -210,27 +143,29 @@ def other_contrasts(
     model: sk.ThinkingModel, chains: sk.Traces, published: Path
 ) -> tuple[dict[str, Any], float]:
     """The same figures of the other contrasts, and seconds; layers above ``LAYER`` do not run."""
-    from steerkit.directions import contrast, split_half, split_half_shuffled
+    from steerkit.directions import contrast
+    from steerkit.reliability import split_half, split_half_shuffled
 
     started = time.perf_counter()
     moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
     seconds = time.perf_counter() - started
-    theirs, labels = published_directions(published), list(moments.labels)
+    labels = list(moments.labels)
     found = {}
     for name in CONTRASTS:
         if name == "rest":
             continue
+        # `within` has no published counterpart and is set against `rest`
+        theirs = published_tensors(published, "rest" if name == "within" else name)
         raw = contrast(moments, name)[:, 0]
         halves, shuffled = split_half(moments, name), split_half_shuffled(moments, name)
         found[name] = {
             label: {
                 "split_half": float(halves[label][0]),
                 "split_half_shuffled": float(shuffled[label][0]),
-                # `within` has no published counterpart and is set against `rest`
                 **against_published(
                     raw[labels.index(label)],
                     label,
-                    theirs.get(name, theirs["rest"]),
+                    theirs,
                     labels,
                     float(moments.mean_norm[0]),
                 ),
@@ -238,18 +173,6 @@ def other_contrasts(
             for label in labels
         }
     return found, round(seconds, 1)
-
-
-def progress(what: str) -> Any:
-    """A progress callback that prints one line, over and over."""
-    started = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        seconds = time.perf_counter() - started
-        print(f"\r{what}: {done}/{total}, {seconds:.0f} s", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 # ------------------------------------------------------------------------- steering
@@ -326,16 +249,6 @@ def tabulate(texts: Iterable[sk.Trace]) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------- run
 
 
-def open_state(folder: Path, settings: Mapping[str, Any], fresh: bool) -> Path:
-    """The folder of what is done so far; emptied when it belongs to other settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    mark = folder / "settings.sha256"
-    if fresh or not mark.is_file() or mark.read_text() != digest:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_text_atomic(mark, digest)
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tokens", type=int, default=700, help="tokens read of each chain")
@@ -352,16 +265,14 @@ def main() -> None:
         rows = results.pop("texts")
         write_results({**results, "excerpts": excerpts(rows, PROMPTS)}, rows)
         return
-    reference = reference_folder()
-
-    import torch
+    reference = reference_folder("make real")
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     folder = real_model.model_folder()
     manifest = json.loads((folder / real_model.MANIFEST).read_text())
-    annotated = reference / "r1_distill_qwen_1.5b_annotated.json"
-    means = reference / "r1_distill_qwen_1.5b_mean_vectors.pt"
+    annotated = reference / CHAINS
+    means = reference / MEANS
     settings = {
         "code": code_digest(),
         "model": manifest["files"],
@@ -378,7 +289,7 @@ def main() -> None:
     model = sk.load(str(folder), think=("<think>", "</think>"), dtype="bf16", device="cpu")
     chains, unplaced = sk.read_tagged(annotated)
     print(f"{chains!r}; {len(unplaced)} spans could not be placed", file=sys.stderr)
-    chains = sk.Traces(head(trace, model.tokenizer, arguments.tokens) for trace in chains)
+    chains = sk.Traces(head(trace, model, arguments.tokens) for trace in chains)
 
     figures_file = state / "extraction.json"
     if not figures_file.is_file():

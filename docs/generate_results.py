@@ -15,7 +15,10 @@ from typing import Any
 from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "steering.md", ROOT / "docs" / "directions.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("steering", "directions", "geometry")),
+)
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -121,15 +124,24 @@ def _pairing(results: Path) -> str | None:
     return _text(results / "pairing.md")
 
 
-def _layers(results: Path) -> str | None:
-    text = _text(results / "layers.md")
+def _layers(results: Path, name: str = "layers") -> str | None:
+    text = _text(results / f"{name}.md")
     if text is None:
         return None
+    # what it took, and the sweep itself, stay in the results' page
+    head = sections(text)[""].split("\n\nTime:", 1)[0].strip()
     figure = (
         "![Every score of every behaviour's direction by layer, the causal sweep last.]"
-        "(../benchmarks/results/layers.png)"
+        f"(../benchmarks/results/{name}.png)"
     )
-    return f"{sections(text)[''].strip()}\n\n{figure}"
+    return f"{head}\n\n{figure}"
+
+
+def _published(results: Path) -> str | None:
+    text = _text(results / "published.md")
+    if text is None:
+        return None
+    return sections(text)[""].replace("](published.png)", "](../benchmarks/results/published.png)")
 
 
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
@@ -141,6 +153,9 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "bench": _bench,
     "pairing": _pairing,
     "layers": _layers,
+    "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
+    "layers_qwen": lambda results: _layers(results, "layers_qwen2.5"),
+    "published": _published,
 }
 MADE_BY = {
     "figure": "effect",
@@ -151,6 +166,9 @@ MADE_BY = {
     "bench": "bench",
     "pairing": "pairing",
     "layers": "layers",
+    "layers_smollm2": "layers",
+    "layers_qwen": "layers",
+    "published": "published",
 }
 
 

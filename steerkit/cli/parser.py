@@ -41,6 +41,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     from steerkit.cli import (
         agree,
         annotate,
+        calibrate,
         compare,
         extract,
         generate,
@@ -73,6 +74,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         annotate,
         agree,
         importing,
+        calibrate,
         compare,
         train,
     ):

@@ -46,6 +46,20 @@ class Forced:
         """Positions that foretell a token of the thinking section, ``[row, position]`` bool."""
         return self.positions.phase == THINK
 
+    def halves(self) -> list[Forced]:
+        """The rows in two parts, for when all together do not fit in memory."""
+        half = len(self.ids) // 2
+        return [self._rows(0, half), self._rows(half, len(self.ids))]
+
+    def _rows(self, start: int, stop: int) -> Forced:
+        inside = [b for b in self.boundaries if start <= b[0] < stop]
+        return Forced(
+            self.ids[start:stop],
+            self.positions.select(slice(start, stop)),
+            tuple((row - start, at, token, label) for row, at, token, label in inside),
+            self.tasks[start:stop],
+        )
+
 
 def forced_batches(
     model: ThinkingModel, traces: Sequence[Trace], *, tokens: int, batch_tokens: int
