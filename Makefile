@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect report pair defaults noise contrasts layers pairing real memory bench models data docs wheel clean
+.PHONY: help extract test format effect report pair defaults noise contrasts layers published pairing real memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ contrasts: $(READY) ## which contrast steers best? (5 minutes)
 
 layers: $(READY) ## do cheap scores tell at which layer steering works? (10 minutes)
 	$(BIN)/python benchmarks/layers.py
+
+published: $(READY) ## does the real model share directions with published ones? (30 minutes, 8 GB; see benchmarks/reference.py)
+	$(BIN)/python benchmarks/published.py
 
 pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 minutes)
 	$(BIN)/python benchmarks/pairing.py

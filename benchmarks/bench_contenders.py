@@ -116,7 +116,7 @@ def plain(hf: Any) -> Contender:
 
 def steerkit(model: Any) -> Contender:
     """``model.generate`` of a :class:`steerkit.ThinkingModel`: all coefficients in one call."""
-    from steerkit.vectors import Direction
+    from steerkit.direction import Direction
 
     unending(model.hf)
     model.eos_ids = frozenset()  # takes the place of the cached property: the tokenizer's too

@@ -1,7 +1,7 @@
 """`make contrasts`: which contrast gives the directions that steer best?
 
 On the bundled model: directions by every contrast from chains of *extract* tasks, each at the
-layer that its AUROC suggests, pushed at both signs on held-out *select* tasks, one chain a task,
+layer that extraction suggests, pushed at both signs on held-out *select* tasks, one chain a task,
 all with the same noise. A good direction moves its own behaviour far, the right way at both
 signs, and leaves the text in the grammar. The *evaluate* tasks stay untouched: the default
 contrast is chosen here. Results go to benchmarks/results/contrasts.{csv,md}.
@@ -117,7 +117,7 @@ def markdown(table: pd.DataFrame, tasks: int, coefficient: float) -> str:
         f"{tasks} held-out *select* tasks, one chain each at temperature 1, same noise; change of "
         "the behaviour's sentences per chain against no steering, 95 % bootstrap intervals over "
         "tasks; coefficients in mean norms, every position, each direction at the layer that its "
-        f"AUROC suggests. The default contrast is `{DEFAULT_CONTRAST}`.",
+        f"extraction suggests. The default contrast is `{DEFAULT_CONTRAST}`.",
         "",
     ]
     return "\n".join(lines)

@@ -1,14 +1,21 @@
 """`make layers`: do cheap scores of layers tell where steering works? The causal sweep judges.
 
-On the bundled model, over held-out tasks of the *select* set: every cheap score of every
-behaviour at every layer (steerkit.layer_choice), and the causal sweep, which writes chains with
-each layer pushed up and down by the same coefficient and counts the behaviour's sentences by the
-exact grammar. Agreement of a cheap score with the sweep is the rank correlation over layers (mean
-over behaviours), and whether the layer that it would choose is among the sweep's best two.
-Intervals of the correlation are from 2,000 draws of all values within their own intervals.
-Results go to benchmarks/results/layers.{json,csv,md,png}.
+Over tasks of the *select* set: every cheap score of every behaviour (steerkit.layer_choice), and
+the causal sweep, which writes chains with each layer pushed up and down by the same coefficient and
+counts the behaviour's sentences. Agreement of a cheap score with the sweep is the rank correlation
+over layers (mean over behaviours), and whether the layer that it would choose is among the
+sweep's best two. Intervals of the correlation are from 2,000 draws of all values within their own
+intervals. Results go to benchmarks/results/layers.{json,csv,md,png}, those of another model than
+the bundled one to layers_NAME.*.
+
+By default the bundled model at every layer, judged by the exact grammar. On a real model the chains
+are the bundled ones in plain English and sentences are labelled by rules. What is done is kept in
+out/layers, so an interrupted run goes on where it stopped (--fresh starts over). Before anything
+is run it says how long each part will take; --minutes refuses what takes longer.
 
     python benchmarks/layers.py
+    python benchmarks/layers.py --model ~/.cache/steerkit/qwen2.5-coder-1.5b-instruct \\
+        --dtype float32 --layers 5,9,13,16,19,22,25 --count 6 --tokens 100 --minutes 120
 """
 
 from __future__ import annotations
@@ -17,161 +24,304 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from effect import select_tasks
+from effect import select_tasks as select_puzzles
+from layers_report import agreement, markdown
 from real_measures import code_digest, machine
+from reference import head
+from resumable import budget, kept_table, open_state, progress
 
 import steerkit as sk
+from steerkit.annotation import find_annotator
+from steerkit.cli.parser import layers as layer_list
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-from steerkit.layer_choice.scores import CHEAP, SCORES, chosen_layers, score_layers
+from steerkit.layer_choice.causal import shares_by_layer
+from steerkit.layer_choice.scores import SCORES, chosen_layers, score_layers
 from steerkit.layer_plot import plot_layer_scores
 from steerkit.plots import save_figure
+from steerkit.tasks import split_of, task_hash
 
 RESULTS = Path(__file__).parent / "results"
+BUNDLED = "countdown-thinking"
+PLAIN = ("deduction", "example-testing", "uncertainty-estimation", "backtracking")
+"""Behaviours of a real model: the frequent ones, for every one more costs two rows a layer."""
 
 
-def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """One row a cheap score: how its layers agree with the sweep's.
-
-    ``correlation`` (Spearman over layers, mean over behaviours) with ``low`` and ``high``,
-    ``best_two`` (behaviours whose chosen layer is among the sweep's best two that leave text
-    whole) of ``behaviors``, ``lost`` (mean share of the sweep's best effect that the chosen
-    layer misses).
-    """
-    rng, rows = np.random.default_rng(seed), []
-    judge = table[table.score == "sweep"]
-    for score in [name for name in CHEAP if name in set(table.score)]:
-        cheap = table[table.score == score]
-        chosen = chosen_layers(table, score)
-        drawn, plain, hits, lost = [], [], 0, []
-        for name, part in judge.groupby("behavior", sort=False):
-            mine = cheap[cheap.behavior == name].set_index("layer").loc[part.layer]
-            if mine.empty:
-                continue
-            plain.append(_spearman(mine.value.to_numpy()[None], part.value.to_numpy()[None])[0])
-            sets = [
-                rng.normal(one.value, (one.high - one.low) / 3.92, size=(draws, len(one)))
-                for one in (mine, part)
-            ]
-            drawn.append(_spearman(*sets))
-            whole = part[(part.closed >= 0.9) & (part.parsed >= 0.9)]
-            ranked = (part if whole.empty else whole).sort_values("value", ascending=False)
-            hits += chosen[str(name)] in set(ranked.layer[:2])
-            best, got = float(ranked.value.iloc[0]), part.set_index("layer").value
-            lost.append(1 - float(got[chosen[str(name)]]) / best if best > 0 else np.nan)
-        low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
-        rows.append(
-            {
-                "score": score,
-                "correlation": float(np.mean(plain)),
-                "low": float(low),
-                "high": float(high),
-                "best_two": hits,
-                "behaviors": len(plain),
-                "lost": float(np.nanmean(lost)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation of every row."""
-    ranks = [x.argsort(axis=1).argsort(axis=1).astype(float) for x in (a, b)]
-    left, right = (r - r.mean(axis=1, keepdims=True) for r in ranks)
-    return (left * right).sum(axis=1) / np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
-
-
-def markdown(content: dict[str, Any], table: pd.DataFrame) -> str:
-    """The results page."""
-    lines = [
-        "# Do cheap scores tell where steering works?",
-        "",
-        f"{content['model']}, {content['tasks']} select tasks, steps of {content['coefficient']:g} "
-        "mean norms, made by `make layers`. Correlation: Spearman over layers with the causal "
-        "sweep, mean over behaviours (95 % interval). Lost: share of the best layer's effect that "
-        "the chosen layer misses, mean over behaviours.",
-        "",
-        "| score | correlation | chosen layer in the sweep's best two | effect lost |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['score']} | {r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f}) | "
-        f"{r['best_two']} of {r['behaviors']} | {100 * r['lost']:.0f} % |"
-        for r in content["agreement"]
-    ]
-    lines += ["", "## The sweep", ""]
-    lines += [
-        "| behaviour | layer | up | unsteered | down | up minus down | closed | parsed |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in table[table.score == "sweep"].itertuples():
-        closed, parsed = f"{row.closed:.2f}", f"{row.parsed:.2f}"
-        lines.append(
-            f"| {row.behavior} | {row.layer} | {row.up:.3f} | {row.base:.3f} | {row.down:.3f} | "
-            f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}) | {closed} | {parsed} |"
-        )
-    lines += ["", "## Layers chosen", "", "| behaviour | " + " | ".join(content["chosen"]) + " |"]
-    lines.append("|---" * (1 + len(content["chosen"])) + "|")
-    for name in dict.fromkeys(table.behavior):
-        picks = [str(layers.get(name, "-")) for layers in content["chosen"].values()]
-        lines.append(f"| {name} | " + " | ".join(picks) + " |")
-    lines += ["", "![Scores of layers](layers.png)", ""]
-    return "\n".join(lines)
-
-
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Options, with the defaults that fit the bundled model or another one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=40)
-    parser.add_argument("--coefficient", type=float, default=0.2)
-    parser.add_argument("--tokens", type=int, default=448, help="new tokens of a chain")
-    parser.add_argument("--folder", type=Path, default=RESULTS)
-    return parser.parse_args()
-
-
-def main() -> int:
-    options, started = arguments(), time.perf_counter()
-    model = sk.load("countdown-thinking")
-    traces = sk.read_traces(sk.data("traces/countdown.jsonl"))
-    vectors = sk.extract(model, traces)
-    tasks = select_tasks(vectors, options.tasks)
-    table = score_layers(
-        model,
-        vectors,
-        traces,
-        scores=SCORES,
-        coefficient=options.coefficient,
-        tasks=tasks,
-        annotate=sk.annotate,
-        max_new_tokens=options.tokens,
-        batch_size=512,
+    parser.add_argument("--model", default=BUNDLED, help="a bundled name or a folder")
+    parser.add_argument("--dtype", help="of the weights: float32, bfloat16")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--traces", help="annotated chains (default: the bundled ones that fit)")
+    parser.add_argument("--task-file", help="tasks whose select ones chains are written for")
+    parser.add_argument("--annotator", help="grammar, rules, classifier or a file of one")
+    parser.add_argument(
+        "--behaviors", type=lambda text: text.split(","), help="separated by commas"
     )
+    parser.add_argument("--layers", type=layer_list, help="such as 5,9,13-15 (default: all)")
+    parser.add_argument("--count", type=int, help="select tasks that chains are written for")
+    parser.add_argument("--tokens", type=int, help="new tokens of a chain")
+    parser.add_argument("--coefficient", type=float, help="of the steps, in mean norms")
+    parser.add_argument("--chains", type=int, help="chains that slopes are taken from")
+    parser.add_argument("--step-chains", type=int, help="chains that steps are taken on")
+    parser.add_argument("--read", type=int, help="tokens read of each chain")
+    parser.add_argument("--batch-size", type=int, help="chains written side by side")
+    parser.add_argument("--minutes", type=float, help="refuse to start on what takes longer")
+    parser.add_argument("--budget", action="store_true", help="say how long it takes, no more")
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument("--folder", type=Path, default=RESULTS)
+    parser.add_argument("--state", type=Path, default=Path("out") / "layers")
+    options = parser.parse_args(words)
+    small = options.model == BUNDLED
+    for name, bundled, other in (
+        ("annotator", "grammar", "rules"),
+        ("traces", str(sk.data("traces/countdown.jsonl")), str(sk.data("traces/reasoning.jsonl"))),
+        ("task_file", None, str(sk.data("tasks/reasoning.jsonl"))),
+        ("count", 40, 6),
+        ("tokens", 448, 100),
+        ("coefficient", 0.2, 0.3),
+        ("chains", 48, 16),
+        ("step_chains", 48, 6),
+        ("read", 384, 256),
+        ("batch_size", 512, 32),
+        ("behaviors", None, list(PLAIN)),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, bundled if small else other)
+    return options
+
+
+def speeds(model: sk.ThinkingModel, rows: int) -> tuple[float, float]:
+    """Tokens a second when reading, and when writing ``rows`` chains side by side."""
+    import torch
+
+    prompt = "Why?"
+    ids = torch.tensor([(model.render(prompt) * 128)[:128]], device=model.device)
+    took = []
+    with model.inference():
+        for _ in range(2):
+            started = time.perf_counter()
+            model.hf.get_decoder()(input_ids=ids, use_cache=False)
+            took.append(time.perf_counter() - started)
+    seconds = []
+    for steps in (2, 10):
+        started = time.perf_counter()
+        model.generate([prompt] * rows, max_new_tokens=steps, batch_size=rows)
+        seconds.append(time.perf_counter() - started)
+    return 128 / took[-1], 8 * rows / max(seconds[1] - seconds[0], 1e-3)
+
+
+def plan(
+    model: sk.ThinkingModel,
+    chains: sk.Traces,
+    tasks: list[sk.Task],
+    layers: list[int],
+    options: argparse.Namespace,
+) -> list[tuple[str, float, float]]:
+    """What there is to do: (what, tokens, tokens a second)."""
+    reading, writing = speeds(model, options.batch_size)
+    names = len(options.behaviors or PLAIN)
+    chains = sk.Traces(trace for trace in chains if trace.split != "evaluate")
+    read = sum(len(model.align(trace).ids) for trace in chains)
+    again = sum(len(model.align(trace).ids) for trace in chains.split("select"))
+    rows = (1 + 2 * names * len(layers)) * len(tasks)
+    prompts = sum(len(model.render(task.prompt)) for task in tasks)
+    # a backward pass costs about what a forward pass does: weights are not trained
+    passes = 1 + (names + 1) + 1
+    steps = 1 + (names + 2)
+    return [
+        ("extraction and areas", read + again, reading),
+        ("slopes: gradient, published", options.chains * options.read * passes, reading),
+        ("steps: gain, effect", options.step_chains * options.read * len(layers) * steps, reading),
+        ("sweep: prompts", rows // len(tasks) * prompts, reading),
+        (f"sweep: {rows} chains", rows * options.tokens, writing),
+    ]
+
+
+def written(
+    model: sk.ThinkingModel,
+    tasks: list[sk.Task],
+    vectors: sk.SteeringVectors,
+    layers: list[int],
+    options: argparse.Namespace,
+    state: Path,
+) -> tuple[pd.DataFrame, sk.Traces]:
+    """The sweep's table and chains; tasks that are in ``state`` are not written again."""
+    conditions = 1 + 2 * len(vectors) * len(layers)
+    size = max(options.batch_size // conditions, 1)
+    tables, chains = [], sk.Traces()
+    for first in range(0, len(tasks), size):
+        table, traces = state / f"sweep_{first:03}.csv", state / f"sweep_{first:03}.jsonl"
+        if not table.is_file():
+            found = model.sweep(
+                tasks[first : first + size],
+                dict(vectors.items()),
+                coefficients=(-options.coefficient, options.coefficient),
+                layers=layers,
+                max_new_tokens=options.tokens,
+                batch_size=options.batch_size,
+                on_interrupt="raise",
+                progress=progress(f"tasks {first + 1} to {min(first + size, len(tasks))}"),
+            )
+            sk.write_traces(found.traces, traces)
+            write_text_atomic(table, found.table.to_csv(index=False))
+        tables.append(pd.read_csv(table))
+        chains = chains + sk.read_traces(traces)
+    return pd.concat(tables, ignore_index=True), chains
+
+
+@contextmanager
+def timed(path: Path, what: str) -> Iterator[None]:
+    """Adds the seconds that it took to those in a file, over interruptions."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = json.loads(path.read_text()) if path.is_file() else {}
+        spent[what] = round(spent.get(what, 0.0) + time.perf_counter() - started, 1)
+        write_text_atomic(path, json.dumps(spent))
+
+
+def select_tasks(path: str, count: int) -> list[sk.Task]:
+    """Select tasks of a file, in the order of their hashes: files go by category."""
+    found = [task for task in sk.read_tasks(path) if split_of(task.prompt) == "select"]
+    return sorted(found, key=lambda task: task_hash(task.prompt))[:count]
+
+
+def measured(
+    model: sk.ThinkingModel,
+    chains: sk.Traces,
+    options: argparse.Namespace,
+    layers: list[int],
+    state: Path,
+) -> tuple[sk.SteeringVectors, pd.DataFrame]:
+    """Vectors and their cheap scores, stage by stage; what is in ``state`` is not done again."""
+    clock, kept = state / "seconds.json", state / "vectors.safetensors"
+    if not kept.is_file():
+        with timed(clock, "extraction"):
+            found = sk.extract(
+                model,
+                chains,
+                behaviors=options.behaviors,
+                layers=layers,
+                choose_by="auroc",
+                progress=progress("extract"),
+            )
+            found.save(kept)
+    vectors = sk.read_vectors(kept)
+
+    def scored(what: tuple[str, ...], count: int, at: list[int]) -> pd.DataFrame:
+        with timed(clock, " and ".join(what)):
+            return score_layers(
+                model,
+                vectors,
+                chains,
+                scores=what,
+                coefficient=options.coefficient,
+                layers=at,
+                chains=count,
+                tokens=options.read,
+            )
+
+    areas = kept_table(state / "auroc.csv", lambda: scored(("auroc",), 1, layers))
+    slopes = kept_table(
+        state / "slopes.csv", lambda: scored(("gradient", "published"), options.chains, layers)
+    )
+    # steps are the dearest of the cheap scores: kept layer by layer
+    steps = [
+        kept_table(
+            state / f"steps_{layer:02}.csv",
+            lambda at=layer: scored(("gain", "effect"), options.step_chains, [at]),
+        )
+        for layer in layers
+    ]
+    table = pd.concat([areas, slopes, *steps], ignore_index=True)
+    return vectors, table.sort_values(["score", "layer"], kind="stable", ignore_index=True)
+
+
+def main(words: list[str] | None = None) -> int:
+    options = arguments(words)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    bundled = options.model == BUNDLED
+    model = sk.load(
+        BUNDLED if bundled else Path(options.model).expanduser(),
+        think=None if bundled else ("<think>", "</think>"),
+        dtype=options.dtype,
+        device="cpu",
+    )
+    name = "layers" if bundled else f"layers_{model.name.partition('-')[0]}"
+    annotator = find_annotator(options.annotator)
+    layers = list(options.layers or range(model.n_layers))
+    chains = sk.read_traces(options.traces)
+    if not bundled:
+        chains = sk.Traces(head(trace, model, options.read) for trace in chains)
+        tasks = select_tasks(options.task_file, options.count)
+        lines, minutes = budget(plan(model, chains, tasks, layers, options))
+        print(lines, file=sys.stderr)
+        if options.minutes is not None and minutes > options.minutes:
+            raise SteerkitError(
+                "this would take too long",
+                expected=f"at most {options.minutes:.0f} minutes",
+                found=f"{minutes:.0f}",
+                fix="fewer --layers, --count, --behaviors, --step-chains or --tokens take less",
+            )
+    if options.budget:
+        return 0
+    unsettling = ("annotator", "budget", "folder", "fresh", "minutes", "state", "threads")
+    settings = {
+        "code": code_digest(),
+        "model": [model.name, model.tokenizer_hash, str(model.dtype)],
+        "options": {k: str(v) for k, v in vars(options).items() if k not in unsettling},
+    }
+    state = open_state(options.state / name, settings, options.fresh)
+    vectors, cheap = measured(model, chains, options, layers, state)
+    if bundled:
+        tasks = select_puzzles(vectors, options.count)
+    with timed(state / "seconds.json", "sweep"):
+        swept, texts = written(model, tasks, vectors, layers, options, state)
+    judge = shares_by_layer(
+        swept, sk.annotate(texts, annotator), list(vectors), layers, options.coefficient
+    )
+    judge.insert(2, "score", "sweep")
+    table = pd.concat([cheap, judge], ignore_index=True)
     chosen = {score: chosen_layers(table, score) for score in SCORES}
     content = {
         "model": model.name,
         "tasks": len(tasks),
         "coefficient": options.coefficient,
+        "annotator": annotator.name,
+        "tokens": options.tokens,
+        "chains": options.chains,
+        "step_chains": options.step_chains,
+        "read": options.read,
+        "command": "make layers" if bundled else f"benchmarks/layers.py --model .../{model.name}",
         "agreement": agreement(table).to_dict("records"),
         "chosen": chosen,
+        "seconds": json.loads((state / "seconds.json").read_text()),
         "code": code_digest()[:12],
         "machine": machine(),
-        "minutes": round((time.perf_counter() - started) / 60, 1),
     }
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / "layers.json", json.dumps(content, indent=1) + "\n")
-    write_text_atomic(folder / "layers.csv", table.to_csv(index=False, float_format="%.5g"))
-    page = markdown(content, table)
-    write_text_atomic(folder / "layers.md", page)
+    write_text_atomic(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_text_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    page = markdown(content, table, f"{name}.png")
+    write_text_atomic(folder / f"{name}.md", page)
     caption = (
-        f"{model.name}, {len(tasks)} select tasks, steps of {options.coefficient:g} mean norms."
+        f"{model.name}, {len(tasks)} select tasks, steps of {options.coefficient:g} mean norms, "
+        f"labels by {annotator.name}."
     )
     figure = plot_layer_scores(table, chosen["sweep"], score="sweep", caption=caption)
-    save_figure(figure, folder / "layers.png")
+    save_figure(figure, folder / f"{name}.png")
     print(page)
     return 0
 

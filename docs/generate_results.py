@@ -16,7 +16,7 @@ from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-_FILLED = ("steering", "directions", "evaluation", "label_noise")
+_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise")
 PAGES = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in _FILLED))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -136,15 +136,24 @@ def _pairing(results: Path) -> str | None:
     return _text(results / "pairing.md")
 
 
-def _layers(results: Path) -> str | None:
-    text = _text(results / "layers.md")
+def _layers(results: Path, name: str = "layers") -> str | None:
+    text = _text(results / f"{name}.md")
     if text is None:
         return None
+    # what it took, and the sweep itself, stay in the results' page
+    head = sections(text)[""].split("\n\nTime:", 1)[0].strip()
     figure = (
         "![Every score of every behaviour's direction by layer, the causal sweep last.]"
-        "(../benchmarks/results/layers.png)"
+        f"(../benchmarks/results/{name}.png)"
     )
-    return f"{sections(text)[''].strip()}\n\n{figure}"
+    return f"{head}\n\n{figure}"
+
+
+def _published(results: Path) -> str | None:
+    text = _text(results / "published.md")
+    if text is None:
+        return None
+    return sections(text)[""].replace("](published.png)", "](../benchmarks/results/published.png)")
 
 
 def _defaults(results: Path) -> str | None:
@@ -181,6 +190,9 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "report": _report,
     "defaults": _defaults,
     "noise": _noise,
+    "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
+    "layers_qwen": lambda results: _layers(results, "layers_qwen2.5"),
+    "published": _published,
 }
 MADE_BY = {
     "figure": "effect",
@@ -194,6 +206,9 @@ MADE_BY = {
     "report": "report",
     "defaults": "defaults",
     "noise": "noise",
+    "layers_smollm2": "layers",
+    "layers_qwen": "layers",
+    "published": "published",
 }
 
 

@@ -85,8 +85,9 @@ vectors
 #   is as high as `split_half`, the labels had nothing to do with it.
 # - `auroc`: can the direction foretell the behaviour at the token *before* it begins? 0.5
 #   is chance, 1 is perfect.
-# - `layer`: where `auroc` is largest. It is a suggestion, not a proof that steering works
-#   best there.
+# - `layer`: where the score named by `chosen_by` is largest. `gradient` is how steeply the
+#   direction makes the behaviour's own first tokens likelier. It is a suggestion, not a
+#   proof that steering works best there.
 #
 # The figure shows the same numbers at every layer.
 
@@ -237,8 +238,9 @@ print(path, again["backtracking"].digest == backtracking.digest)
 #   backtracking sentences can mean fewer right answers.
 # - **Testing on the tasks that were used to extract.** `split_of(task.prompt)` tells which
 #   set a task belongs to; test on `evaluate` only.
-# - **The wrong layer.** The suggested layer is where the direction *foretells* the
-#   behaviour best. Another may steer better: `(0.4 * backtracking).at(layer=3)`.
+# - **The wrong layer.** The suggested layer is where the direction should move the behaviour
+#   most, by its slope. Another may steer better: `(0.4 * backtracking).at(layer=3)`, or let
+#   `steerkit layers` steer at each of them.
 # - **Chains cut off by the token limit.** `trace.truncated` says so. Such a chain is
 #   unfinished; it did not fail to answer.
 #

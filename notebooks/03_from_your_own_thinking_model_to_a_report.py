@@ -44,8 +44,8 @@ model
 # What depends on the model stands in one place. The bundled model knows two kinds of puzzles, and
 # its chains are labelled exactly, by a grammar. For a real model the 200 reasoning tasks that come
 # with steerkit are a start; a few hundred of your own are better. Its chains are labelled by the
-# bundled classifier, which is rough ([docs/annotation.md](../docs/annotation.md) says how rough): if
-# you have labels of your own, or an LLM to judge, use them here.
+# bundled classifier, which is rough ([docs/annotation.md](../docs/annotation.md) says how rough):
+# if you have labels of your own, or an LLM to judge, use them here.
 
 # %%
 if bundled:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steerkit.comparison import compare_directions as compare_directions
     from steerkit.comparison_plot import plot_comparison as plot_comparison
     from steerkit.cosine_plot import plot_cosines as plot_cosines
+    from steerkit.direction import Direction as Direction
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.evaluation.dose_response_plot import plot_dose_response as plot_dose_response
     from steerkit.evaluation.experiment import evaluate as evaluate
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from steerkit.traces import Traces as Traces
     from steerkit.traces import read_traces as read_traces
     from steerkit.traces import write_traces as write_traces
-    from steerkit.vectors import Direction as Direction
     from steerkit.vectors import SteeringVectors as SteeringVectors
     from steerkit.vectors_file import read_vectors as read_vectors
     from steerkit.viewing import show as show
@@ -77,6 +77,7 @@ _HOMES = {
     "comparison": ("compare_directions",),
     "comparison_plot": ("plot_comparison",),
     "cosine_plot": ("plot_cosines",),
+    "direction": ("Direction",),
     "errors": ("SteerkitError",),
     "evaluation.dose_response_plot": ("plot_dose_response",),
     "evaluation.experiment": ("evaluate",),
@@ -103,7 +104,7 @@ _HOMES = {
     "tasks": ("Task", "read_tasks", "write_tasks"),
     "terms": ("Term", "Terms"),
     "traces": ("Trace", "Traces", "read_traces", "write_traces"),
-    "vectors": ("Direction", "SteeringVectors"),
+    "vectors": ("SteeringVectors",),
     "vectors_file": ("read_vectors",),
     "viewing": ("show",),
 }

@@ -10,12 +10,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from steerkit.collection import collect, trace_digest
+from steerkit.direction import Direction
 from steerkit.errors import ExtractionError
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.streaming import Progress, TooLong
 from steerkit.traces import Trace, Traces
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 TOLERANCE = 0.2
 """How far the norm of the mean may be from the published one, at the median layer."""

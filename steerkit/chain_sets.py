@@ -59,22 +59,32 @@ def chain_sets(
     return ChainSets(used, kept), asked, full_contrast(contrast, tuple(counts))
 
 
-class TwoPasses:
-    """Progress over both passes, told as one."""
+class Passes:
+    """Progress over several passes over chains, told as one.
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total = progress, total
-        self.before = 0
+    ``sizes`` are the chains of every pass; each pass gets its own callback by :meth:`next`.
+    """
 
-    def __call__(self, done: int, _: int) -> None:
-        """Tell of ``done`` chains of the pass that is running."""
-        if self._progress is not None:
-            self._progress(self.before + done, self._total)
+    def __init__(self, progress: Progress | None, sizes: Sequence[int]) -> None:
+        self._progress, self._sizes = progress, list(sizes)
+        self._number = -1
+
+    def next(self) -> Progress:
+        """Tell of the pass that begins now: what is done of what there is, in any unit."""
+        self._number += 1
+        before, size = sum(self._sizes[: self._number]), self._sizes[self._number]
+
+        def told(done: int, total: int) -> None:
+            if self._progress is not None:
+                share = done * size // total if total else size
+                self._progress(before + share, sum(self._sizes))
+
+        return told
 
     def end(self) -> None:
         """All is done, whatever was skipped."""
         if self._progress is not None:
-            self._progress(self._total, self._total)
+            self._progress(sum(self._sizes), sum(self._sizes))
 
 
 def _labelled(traces: Traces) -> dict[str, int]:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerkit.behaviors import behavior
+from steerkit.direction import Direction
 from steerkit.errors import VectorsError
 from steerkit.layers import Layers, layer_numbers
 from steerkit.terms import layer_ranges
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,7 +31,8 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
     table:
         What :func:`steerkit.comparison.compare_directions` returned, for all behaviours or some.
     shuffled:
-        The same for a twin of the first vectors from chains with shuffled labels.
+        The same for a twin of the first vectors from chains with shuffled labels; or for several,
+        told apart by a column ``twin``, of which the mean and the range are drawn.
 
     Each panel has one behaviour of the first vectors: in its own colour the cosine with the same
     behaviour of the second, with its interval where one is known; in grey the cosines with the
@@ -108,15 +109,25 @@ def _curves(axes: Axes, name: str, table: pd.DataFrame, shuffled: pd.DataFrame |
         )
     if shuffled is not None:
         twin = shuffled[shuffled["matched"] & (shuffled["behavior_a"] == name)]
+        drawn = twin.groupby("layer")["cosine"]
+        mean = drawn.mean()
         axes.plot(
-            twin["layer"],
-            twin["cosine"],
+            mean.index,
+            mean,
             color=color,
             linestyle=_DASHES,
             linewidth=1.2,
             gid=f"shuffled {name}",
             zorder=3,
         )
+        if _shuffles(shuffled) > 1:
+            for edge in (drawn.min(), drawn.max()):
+                axes.plot(edge.index, edge, color=color, linestyle=_DASHES, linewidth=0.6, zorder=3)
+
+
+def _shuffles(shuffled: pd.DataFrame) -> int:
+    """How many twins with shuffled labels a table holds."""
+    return int(shuffled["twin"].nunique()) if "twin" in shuffled else 1
 
 
 def _color(name: str) -> str:
@@ -164,7 +175,8 @@ def _caption(table: pd.DataFrame, shuffled: pd.DataFrame | None) -> str:
         )
     if shuffled is not None:
         parts.append(
-            "Dashed: first vectors from the same chains with labels shuffled within each chain."
+            "Dashed: first vectors from the same chains with labels shuffled within each chain"
+            + (f", mean and range of {n} shuffles." if (n := _shuffles(shuffled)) > 1 else ".")
         )
     chance = float(table["chance"].iloc[0])
     width = table.attrs.get("d_model")

@@ -16,7 +16,7 @@ from steerkit.layers import Layers, layer_numbers
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerkit.vectors import Direction
+    from steerkit.direction import Direction
 
 PARTS = ("cosine", "corrected", "low", "high")
 """The tensors of :class:`Cosines`; all but the first need the chains."""

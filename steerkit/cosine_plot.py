@@ -19,8 +19,17 @@ from steerkit.plots import FAINT, INK, STYLE, ReportFigure, behavior_colors, cha
 from steerkit.vectors import SteeringVectors
 
 _CELL = (1.06, 0.62)  # inches
-_LEFT, _RIGHT, _TOP, _BOTTOM = 1.75, 1.0, 0.62, 1.42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 1.75, 1.0, 0.62, 1.85
 _DIAGONAL = "#efefef"
+_UNRELATED = {
+    "rest": "Under rest, 0 is not what unrelated behaviours come to: rare ones beside a frequent "
+    "one share its mean, and come to about 0.5.",
+    "balanced": "Under balanced, 0 is not what unrelated behaviours come to, but -1/(k - 1), k "
+    "being the number of behaviours.",
+    "overall": "Under overall, 0 is not what unrelated behaviours come to: all directions share "
+    "what is common to the starts of spans.",
+}
+"""What directions share by their contrast alone (docs/geometry.md)."""
 
 
 def plot_cosines(vectors: SteeringVectors, layer: Layer | None = None) -> Figure:
@@ -161,9 +170,11 @@ def _caption(vectors: SteeringVectors, table: pd.DataFrame) -> str:
             parts.append("A dash: too noisy to tell.")
     else:
         parts.append("Cosines of the directions as they are; no intervals are known.")
+    parts.append("On the diagonal: cosine between the directions of two halves of the tasks.")
+    if facts.get("contrast") in _UNRELATED:
+        parts.append(_UNRELATED[facts["contrast"]])
+    spread = 1 / math.sqrt(next(iter(vectors.values())).d_model)
     parts.append(
-        "On the diagonal: cosine between the directions of two halves of the tasks. Chance: "
-        f"random directions have cosines of 0 with a standard deviation of "
-        f"{1 / math.sqrt(next(iter(vectors.values())).d_model):.2f}."
+        f"Chance: random directions have cosines of 0 with a standard deviation of {spread:.2f}."
     )
     return " ".join(parts)

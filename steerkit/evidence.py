@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from steerkit.collection import collect
 from steerkit.covariance import precision
+from steerkit.direction import Direction
 from steerkit.directions import contrast as contrast_of
 from steerkit.directions import defined
 from steerkit.errors import ExtractionError
+from steerkit.layer_choice.suggestion import Suggestion
 from steerkit.methods import METHODS, check_method, fitted_directions, fitted_split_half
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.reliability import cone, norm_interval, split_half, split_half_shuffled
 from steerkit.span_means import MOST_BYTES, SpanMeans
 from steerkit.traces import Traces
-from steerkit.vectors import Direction
 
 Curve = Float64[Tensor, " layer"]
 
@@ -162,44 +163,58 @@ def gathered(
         yield Evidence(moments, kept[0] if kept else None)
 
 
-def described(
-    evidence: Evidence,
-    method: str,
-    contrast: str,
-    raw: dict[str, Float[Tensor, "layer d_model"]],
-    curves: dict[str, Float64[Tensor, " layer"]],
-    suggested: dict[str, int | None],
-    n_layers: int,
+def plain(
+    evidence: Evidence, raw: dict[str, Float[Tensor, "layer d_model"]], n_layers: int
 ) -> dict[str, Direction]:
-    """Directions with everything that is known of them."""
+    """Directions with the norms of their layers and what they are of, no more."""
     moments = evidence.moments
-    layers = moments.layers
-    reliable = evidence.reliability(
-        method,
-        contrast,
-        {name: None if at is None else layers.index(at) for name, at in suggested.items()},
-    )
-    lengths = norm_interval(moments, contrast)
     return {
         name: Direction(
             behavior=name,
             tensor=tensor.contiguous(),
-            layers=layers,
+            layers=moments.layers,
             mean_norm=moments.mean_norm.float(),
             norm_of_mean=moments.norm_of_mean.float(),
-            layer=suggested[name],
+            layer=None,
             spans=int(moments.counts[0, moments.labels.index(name)]),
             tasks=len(moments.tasks[name]),
+            mean_projection=_along(moments.mean, tensor),
+            n_layers=n_layers,
+        )
+        for name, tensor in raw.items()
+    }
+
+
+def described(
+    evidence: Evidence,
+    method: str,
+    contrast: str,
+    directions: Mapping[str, Direction],
+    curves: Mapping[str, Float64[Tensor, " layer"]],
+    suggestion: Suggestion,
+) -> dict[str, Direction]:
+    """Plain directions with everything that is known of them."""
+    moments = evidence.moments
+    suggested = suggestion.layers
+    reliable = evidence.reliability(
+        method,
+        contrast,
+        {n: None if at is None else moments.layers.index(at) for n, at in suggested.items()},
+    )
+    lengths = norm_interval(moments, contrast)
+    return {
+        name: replace(
+            direction,
+            layer=suggested[name],
+            chosen_by=suggestion.chosen_by[name],
             split_half=_float(reliable[name].split_half),
             split_half_shuffled=_float(reliable[name].split_half_shuffled),
             auroc=_float(curves.get(name)),
             cone=_float(reliable[name].cone),
             norm_low=_float(lengths[name][:, 1]) if name in lengths else None,
             norm_high=_float(lengths[name][:, 2]) if name in lengths else None,
-            mean_projection=_along(moments.mean, tensor),
-            n_layers=n_layers,
         )
-        for name, tensor in raw.items()
+        for name, direction in directions.items()
     }
 
 

@@ -7,12 +7,19 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from steerkit.chain_sets import TwoPasses, chain_sets
+from steerkit.chain_sets import Passes, chain_sets
 from steerkit.collection import collect, model_layers
 from steerkit.directions import DEFAULT_CONTRAST
-from steerkit.evidence import described, gathered
+from steerkit.evidence import described, gathered, plain
 from steerkit.geometry import cosines
-from steerkit.layer_choice import auroc, suggested_layer
+from steerkit.layer_choice import auroc
+from steerkit.layer_choice.suggestion import (
+    CHAINS,
+    DEFAULT_SCORE,
+    chains_to_score,
+    check_choice,
+    suggest_layers,
+)
 from steerkit.layers import Layers
 from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
 from steerkit.models import ThinkingModel
@@ -37,6 +44,7 @@ def extract(
     behaviors: str | Iterable[str] | None = None,
     contrast: str = DEFAULT_CONTRAST,
     method: str = DEFAULT_METHOD,
+    choose_by: str = DEFAULT_SCORE,
     layers: Layers | None = None,
     window: Window | None = None,
     batch_tokens: int | None = None,
@@ -48,9 +56,8 @@ def extract(
 ) -> SteeringVectors:
     """Annotated chains to steering vectors: collect, contrast, choose a layer.
 
-    Directions come from the chains of *extract* tasks; the suggested layer is the one
-    whose projection at the token before a span best foretells its label (area under the
-    ROC curve) on chains of *select* tasks. *evaluate* tasks are never read.
+    Directions come from the chains of *extract* tasks; a layer is suggested for each on chains
+    of *select* tasks, by ``choose_by``. *evaluate* tasks are never read.
 
     Parameters
     ----------
@@ -66,11 +73,18 @@ def extract(
     method:
         ``mean-difference``, ``mass-mean``, ``lda``, ``probe`` or ``pca``: see
         :mod:`steerkit.methods`. All give directions of the same length.
+    choose_by:
+        The score that is largest at the suggested layer (:mod:`steerkit.layer_choice`):
+        ``gradient``, how steeply the direction raises the log-probability of the behaviour's
+        first tokens, from backward passes over at most 24 chains; ``auroc``, how well the
+        projection before a span foretells its label, which is reported in any case; ``gain``,
+        ``effect`` or ``published``. A model that has no backward pass is left to ``auroc``,
+        with a warning; ``direction.chosen_by`` says which score it was.
     select:
         Chains to choose layers on. When given, all of ``traces`` are extracted from, and
         none of them may share a task with these; empty means that no layer is chosen.
     layers, window, batch_tokens, seed, too_long, progress:
-        As for :func:`collect`; ``progress`` counts both passes.
+        As for :func:`collect`; ``progress`` counts the chains of all passes.
     sample_bytes:
         Largest file of span means, for methods that are fitted to them; it is deleted
         afterwards.
@@ -85,12 +99,13 @@ def extract(
     for that lacks the spans its contrast needs.
     """
     check_method(method, contrast)
+    check_choice(choose_by)
     chosen = model_layers(model, layers)
     sets, asked, contrast = chain_sets(traces, select, behaviors, contrast)
     used, kept = sets
-    report = TwoPasses(progress, len(used) + len(kept))
+    scored = 0 if choose_by == "auroc" else min(len(kept), CHAINS)
+    report = Passes(progress, [len(used), len(kept), scored])
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
-    options["progress"] = report
     with gathered(
         model,
         used,
@@ -99,23 +114,37 @@ def extract(
         layers=chosen,
         window=window,
         seed=seed,
+        progress=report.next(),
         **options,
     ) as evidence:
         moments = evidence.moments
         raw = {n: d.float() for n, d in evidence.directions(method, contrast, asked).items()}
-        report.before = len(used)
         select_counters: Counter[str] = Counter()
-        curves = auroc(model, kept, raw, chosen, counters=select_counters, **options)
-        report.end()
+        curves = auroc(
+            model, kept, raw, chosen, counters=select_counters, progress=report.next(), **options
+        )
         for name in sorted(raw.keys() - curves.keys()) if kept else ():
             _log.warning("no layer chosen for %s: select tasks do not tell it from others", name)
-        suggested = {n: suggested_layer(curves[n], chosen) if n in curves else None for n in raw}
-        directions = described(evidence, method, contrast, raw, curves, suggested, model.n_layers)
+        found = plain(evidence, raw, model.n_layers)
+        suggestion = suggest_layers(
+            model,
+            found,
+            kept,
+            chosen,
+            curves,
+            score=choose_by,
+            count=chains_to_score(moments.tokens, len(curves)),
+            batch_tokens=batch_tokens,
+            progress=report.next(),
+        )
+        report.end()
+        directions = described(evidence, method, contrast, found, curves, suggestion)
     provenance = {
         **model_facts(model),
         **chain_facts(used, kept),
         "contrast": contrast,
         "method": METHODS[method].title,
+        **({"layer_choice": dict(suggestion.facts)} if kept else {}),
         "window": {"before": moments.window.before, "length": moments.window.length},
         "seed": seed,
         "too_long": too_long,

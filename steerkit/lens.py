@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from steerkit.direction import Direction
 from steerkit.errors import ModelError, SteeringError, VectorsError
 from steerkit.layers import Layer
 from steerkit.models import ThinkingModel
 from steerkit.residual import decoder_layers
 from steerkit.terms import layer_ranges
-from steerkit.vectors import Direction
 
 if TYPE_CHECKING:
     import pandas as pd

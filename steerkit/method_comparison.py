@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerkit.chain_sets import TwoPasses, chain_sets
+from steerkit.chain_sets import Passes, chain_sets
 from steerkit.collection import model_layers
 from steerkit.directions import DEFAULT_CONTRAST, full_contrast
-from steerkit.evidence import described, gathered
-from steerkit.layer_choice import auroc, suggested_layer
+from steerkit.evidence import described, gathered, plain
+from steerkit.layer_choice import auroc
+from steerkit.layer_choice.suggestion import by_areas
 from steerkit.layers import Layers
 from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
 from steerkit.models import ThinkingModel
@@ -49,7 +50,8 @@ def compare_methods(
 
     Returns
     -------
-    One row a method, contrast and behaviour: ``layer`` (suggested by AUROC), ``auroc`` there,
+    One row a method, contrast and behaviour: ``layer`` (where ``auroc`` is largest, which need not
+    be the one that :func:`steerkit.extraction.extract` chooses), ``auroc`` there,
     ``split_half`` and ``split_half_shuffled`` there, ``cosine`` with the difference of means
     under the first contrast at that layer, ``seconds`` (fitting at all layers, for all
     behaviours, without the pass over the chains) and ``note`` (why not to trust it).
@@ -66,9 +68,8 @@ def compare_methods(
                 check_method(method, name)
                 pairs.append((method, name))
     (used, kept), asked, _ = chain_sets(traces, select, behaviors, contrasts[0])
-    report = TwoPasses(progress, len(used) + len(kept))
+    report = Passes(progress, [len(used), len(kept)])
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
-    options["progress"] = report
     rows: list[dict[str, Any]] = []
     with gathered(
         model,
@@ -78,10 +79,11 @@ def compare_methods(
         layers=chosen,
         window=window,
         seed=seed,
+        progress=report.next(),
         **options,
     ) as evidence:
         labels = evidence.moments.labels
-        plain = evidence.directions(DEFAULT_METHOD, full_contrast(contrasts[0], labels), asked)
+        means = evidence.directions(DEFAULT_METHOD, full_contrast(contrasts[0], labels), asked)
         found: dict[tuple[str, str, str], Tensor] = {}
         took: dict[tuple[str, str], float] = {}
         for method, name in pairs:
@@ -89,9 +91,14 @@ def compare_methods(
             raw = evidence.directions(method, full_contrast(name, labels), asked)
             took[method, name] = perf_counter() - started
             found |= {(method, name, label): d.float() for label, d in raw.items()}
-        report.before = len(used)
         curves = auroc(
-            model, kept, found, chosen, targets={key: key[2] for key in found}, **options
+            model,
+            kept,
+            found,
+            chosen,
+            targets={key: key[2] for key in found},
+            progress=report.next(),
+            **options,
         )
         report.end()
         for method, name in pairs:
@@ -101,15 +108,14 @@ def compare_methods(
                 for label in mine
                 if (method, name, label) in curves
             }
-            suggested = {n: suggested_layer(areas[n], chosen) if n in areas else None for n in mine}
+            suggestion = by_areas(list(mine), areas, chosen)
             rated = described(
                 evidence,
                 method,
                 full_contrast(name, labels),
-                mine,
+                plain(evidence, mine, model.n_layers),
                 areas,
-                suggested,
-                model.n_layers,
+                suggestion,
             )
             for label, direction in rated.items():
                 row: dict[str, Any] = {
@@ -123,9 +129,9 @@ def compare_methods(
                     for curve in ("auroc", "split_half", "split_half_shuffled"):
                         values = getattr(direction, curve)
                         row[curve] = None if values is None else float(values[i])
-                    if label in plain:
+                    if label in means:
                         row["cosine"] = float(
-                            torch.cosine_similarity(mine[label][i].double(), plain[label][i], dim=0)
+                            torch.cosine_similarity(mine[label][i].double(), means[label][i], dim=0)
                         )
                 row |= {"seconds": took[method, name], "note": direction.weakness}
                 rows.append(row)

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
+    from steerkit.direction import Direction
     from steerkit.steering import Steering
     from steerkit.sweeps import Sweep
     from steerkit.tasks import Task
     from steerkit.terms import Term, Terms
     from steerkit.token_stream import Token
-    from steerkit.vectors import Direction
 
 logger = logging.getLogger(__name__)
 

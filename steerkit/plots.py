@@ -17,9 +17,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from steerkit.behaviors import behaviors
+from steerkit.direction import Direction
 from steerkit.errors import SteerkitError
 from steerkit.files import write_bytes_atomic
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 # what would tell when and by which program a file was written
 _NAMELESS: dict[str, dict[str, None]] = {

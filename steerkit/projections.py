@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from steerkit.direction import Direction, Unit
 from steerkit.errors import SteeringError
 from steerkit.layers import Layers, layer_numbers
 from steerkit.models import ThinkingModel
 from steerkit.streaming import Item, Progress, TooLong, stream
 from steerkit.traces import Trace
-from steerkit.vectors import Direction, Unit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from steerkit.behaviors import behavior
 from steerkit.calibration import projection_of
+from steerkit.direction import Direction
 from steerkit.directions import parse_contrast
 from steerkit.errors import VectorsError
 from steerkit.layers import Layer, layer_numbers
 from steerkit.means_file import OVERALL, Mean, read_means
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 CONTRASTS = ("overall", "rest", "balanced")
 METHOD = "difference of published means"

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from steerkit.annotation import Annotate, labelled_by, labeller
 from steerkit.answers import correct
 from steerkit.behaviors import UNPARSED
+from steerkit.direction import Direction
 from steerkit.errors import SteeringError
 from steerkit.generation import generate
 from steerkit.models import ThinkingModel
 from steerkit.repetition import repeated_sentences, zlib_ratio
 from steerkit.tasks import Task
 from steerkit.terms import Term
-from steerkit.traces import Trace, Traces
-from steerkit.vectors import Direction
+from steerkit.traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +48,14 @@ class Ranges:
     table:
         One row a coefficient that was tried, 0 among them: ``closed``, ``parsed``, ``zlib``,
         ``repeated``, ``accuracy`` (missing where not measured), ``fluent``, ``free``.
+    annotator:
+        Who told which sentences are known; empty where nobody did.
     """
 
     fluent: Range
     free: Range | None
     table: pd.DataFrame
+    annotator: str = ""
 
 
 def find_ranges(
@@ -59,7 +63,7 @@ def find_ranges(
     direction: Direction | Term,
     tasks: Sequence[Task],
     *,
-    annotate: Callable[[Traces], Traces] | None = None,
+    annotate: Annotate | None = None,
     limit: float = 1.0,
     tolerance: float = 0.05,
     **options: Any,
@@ -81,6 +85,9 @@ def find_ranges(
     tasks:
         Of the *select* set. With n tasks, differences of less than about 1 / sqrt(n) cannot be
         told from chance: a small set gives a rough range.
+    annotate:
+        Who tells which sentences are known: a name, a file, an annotator or a function
+        (:func:`steerkit.annotation.labeller`).
     options:
         Of :func:`steerkit.generation.generate`.
 
@@ -94,6 +101,7 @@ def find_ranges(
             found=f"{len(tasks)} tasks, limit {limit}, tolerance {tolerance}",
         )
     term, gold = 1.0 * direction, {task.id: task for task in tasks}
+    label, annotators = None if annotate is None else labeller(annotate), set[str]()
     tried: dict[float, dict[str, float]] = {}
 
     def run(coefficients: Iterable[float]) -> None:
@@ -106,7 +114,8 @@ def find_ranges(
             steer=[c * term if c else None for c in new for _ in tasks],
             **{"on_interrupt": "raise", **options},
         )
-        labelled = None if annotate is None else annotate(traces)
+        labelled = None if label is None else label(traces)
+        annotators.add("" if labelled is None else labelled_by(labelled))
         size = len(traces) // len(new)
         for number, c in enumerate(new):
             part = slice(number * size, (number + 1) * size)
@@ -124,7 +133,7 @@ def find_ranges(
     if tried[0.0]["accuracy"] == tried[0.0]["accuracy"]:  # measured: not NaN
         free = Range(*_bisected(run, tried, "free", {-1: -fluent[0], 1: fluent[1]}, tolerance))
     rows = [{"coefficient": c, **found} for c, found in sorted(tried.items())]
-    return Ranges(Range(*fluent), free, pd.DataFrame(rows))
+    return Ranges(Range(*fluent), free, pd.DataFrame(rows), ", ".join(sorted(annotators - {""})))
 
 
 def _bisected(

@@ -21,7 +21,7 @@ from steerkit.reading import FULL, HALF, PART, PARTS, REPLICATE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steerkit.vectors import Direction
+    from steerkit.direction import Direction
 
 Whitening = Sequence[Tensor] | None
 FEW_SPANS, FEW_TASKS, LOW = 20, 5, 0.5

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from steerkit.direction import Direction
 from steerkit.errors import SteeringError, VectorsError
 from steerkit.operators import LayerEdit
 from steerkit.places import Mask, Positions, Steps, Where
 from steerkit.terms import Term, Terms, as_terms
-from steerkit.vectors import Direction
 
 if TYPE_CHECKING:
     from steerkit.models import ThinkingModel

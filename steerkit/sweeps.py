@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steerkit.direction import Direction
 from steerkit.errors import SteeringError
 from steerkit.generation import generate
 from steerkit.layers import Layers, layer_numbers
@@ -13,7 +14,6 @@ from steerkit.models import ThinkingModel
 from steerkit.tasks import Task
 from steerkit.terms import Term, Terms, as_terms
 from steerkit.traces import Traces
-from steerkit.vectors import Direction
 
 if TYPE_CHECKING:
     import pandas as pd

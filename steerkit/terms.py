@@ -14,7 +14,7 @@ from steerkit.places import Where, check_where, where_json
 from steerkit.schedules import Gate, Schedule, check_schedule
 
 if TYPE_CHECKING:
-    from steerkit.vectors import Direction, Unit
+    from steerkit.direction import Direction, Unit
 
 Operator = Literal["add", "ablate", "center", "clamp", "rotate"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -238,7 +238,7 @@ def as_terms(steering: object) -> Terms:
         return Terms((steering,))
     if steering is None or (isinstance(steering, int | float) and steering == 0):
         return Terms()
-    from steerkit.vectors import Direction
+    from steerkit.direction import Direction
 
     if isinstance(steering, Direction):
         return Terms((1.0 * steering,))

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from steerkit.decoding import Batch, Decoder, Row
+from steerkit.direction import Unit
 from steerkit.models import ThinkingModel
 from steerkit.positions import ANSWER, THINK
 from steerkit.projections import Directions, projector, targets
 from steerkit.steering import Steering
 from steerkit.tasks import Task
-from steerkit.vectors import Unit
 from steerkit.writing import Writing
 
 _PHASES = {THINK: "think", ANSWER: "answer"}

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from steerkit.behaviors import Behavior, behaviors, declare
 from steerkit.cosine_matrix import PARTS, Cosines
+from steerkit.direction import CURVES, NORMS, Direction
 from steerkit.errors import ResourceError, SteerkitError, VectorsError
 from steerkit.files import write_bytes_atomic
-from steerkit.vectors import CURVES, NORMS, Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 FORMAT = 2
 """The newest format. In format 1 every direction has its mean norms; format 2, written only

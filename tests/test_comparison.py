@@ -15,9 +15,10 @@ from scipy.stats import beta
 
 import steerkit as sk
 from steerkit.comparison import chance_cosine, compare_directions
+from steerkit.direction import Direction
 from steerkit.errors import BehaviorError, VectorsError
 from steerkit.traces import Traces
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 from tests.test_vectors import CURVES, direction
 from tests.tiny import tiny_model, tiny_traces
 

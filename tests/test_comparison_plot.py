@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -144,3 +145,19 @@ def test_same_table_same_bytes(table, tmp_path) -> None:
 def test_an_empty_table_is_refused(table) -> None:
     with pytest.raises(VectorsError, match="nothing was compared"):
         plot_comparison(table.iloc[:0])
+
+
+def test_several_shuffles_are_shown_as_mean_and_range(table) -> None:
+    twins = [compare_directions(vectors(seed), vectors(1)) for seed in range(2, 7)]
+    several = pd.concat([twin.assign(twin=n) for n, twin in enumerate(twins)], ignore_index=True)
+    figure = plot_comparison(table, shuffled=several)
+    for axes, name in zip(figure.axes, NAMES, strict=True):
+        drawn = several[several.matched & (several.behavior_a == name)]
+        cosines = drawn.pivot(index="layer", columns="twin", values="cosine").to_numpy()
+        dashed = [found for found in axes.lines if found.get_linestyle() == "--"]
+        assert line(axes, f"shuffled {name}") in dashed and len(dashed) == 3
+        heights = [found.get_ydata() for found in dashed]
+        for expected in (cosines.mean(axis=1), cosines.min(axis=1), cosines.max(axis=1)):
+            assert any(np.allclose(height, expected) for height in heights)
+        np.testing.assert_allclose(line(axes, f"shuffled {name}").get_ydata(), cosines.mean(axis=1))
+    assert "mean and range of 5 shuffles" in words(figure)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from steerkit.cosine_matrix import PARTS, Cosines, between, middle_layer, shared_layers
+from steerkit.direction import Direction
 from steerkit.errors import VectorsError
 from steerkit.geometry import cosines
-from steerkit.vectors import Direction
 from tests.synthetic import LABELS, collected, synthetic_chains
 from tests.test_vectors import direction
 

@@ -12,6 +12,7 @@ from steerkit.directions import (
     defined,
     full_contrast,
     parse_contrast,
+    shuffled_contrasts,
 )
 from steerkit.errors import ExtractionError
 from steerkit.reading import COLUMNS, REPLICATES, Chain, column_weights, shuffled_orders
@@ -135,3 +136,21 @@ def test_contrast_names() -> None:
     ):
         with pytest.raises(ExtractionError, match=message):
             parse_contrast(bad, LABELS)
+
+
+@pytest.mark.parametrize("name", ["rest", "balanced", "within", "overall"])
+def test_shuffled_contrasts_are_those_of_chains_with_shuffled_labels(name: str) -> None:
+    chains = synthetic_chains(25)
+    found = shuffled_contrasts(collected(chains), name).numpy()
+    assert found.shape[:2] == (20, len(LABELS))
+    for split in (0, 7):
+        labels = {}
+        for c in chains:
+            mine = [label for _, _, label in c.chain.windows]
+            order = shuffled_orders(c.chain.key, len(mine))[split]
+            labels[c.chain.key] = [mine[i] for i in order]
+        for k, label in enumerate(LABELS):
+            expected = reference_contrast(chains, name, label, labels=labels)
+            np.testing.assert_allclose(found[split, k], expected, rtol=1e-9, atol=1e-9)
+            plain = reference_contrast(chains, name, label)
+            assert not np.allclose(found[split, k], plain, rtol=1e-3)  # shuffled it is

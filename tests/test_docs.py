@@ -22,7 +22,7 @@ def test_help_page_has_every_command_within_its_width(generator, monkeypatch):
     page = generator["page"]()
     titles = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
     commands = ["extract", "methods", "layers", "inspect", "generate", "evaluate", "annotate"]
-    commands += ["agree", "show", "stats", "import", "compare", "report"]
+    commands += ["agree", "show", "stats", "import", "calibrate", "compare", "report"]
     commands += ["train", "train sft", "train rl", "train adapter"]
     assert titles == ["steerkit", *(f"steerkit {command}" for command in commands)]
     longest = max(len(line) for line in page.splitlines())

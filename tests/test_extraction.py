@@ -61,7 +61,7 @@ def test_a_planted_direction_is_recovered_at_every_layer(name: str) -> None:
 
 def test_directions_are_the_contrast_of_the_extract_tasks() -> None:
     model, traces = tiny_model(), tiny_traces(30)
-    vectors = sk.extract(model, traces)
+    vectors = sk.extract(model, traces, choose_by="auroc")
     used, kept = traces.split("extract"), traces.split("select")
     moments = collect(model, used)
     expected = contrast(moments, "rest").float()
@@ -77,7 +77,8 @@ def test_directions_are_the_contrast_of_the_extract_tasks() -> None:
         assert torch.equal(direction.norm_of_mean, moments.norm_of_mean.float())
         assert direction.split_half is not None
         torch.testing.assert_close(direction.split_half, halves[label].float())
-        assert direction.auroc is not None and direction.layer == int(curves[label].argmax())
+        assert direction.auroc is not None and direction.chosen_by == "auroc"
+        assert direction.layer == int(curves[label].argmax())
         torch.testing.assert_close(direction.auroc, curves[label].float())
         assert direction.cone is not None and bool((direction.cone > 0).all())
     assert hooks_in(model.residual) == 0
@@ -234,11 +235,12 @@ def test_the_default_contrast_and_the_seed() -> None:
     assert not torch.equal(direction.cone, again.cone)
 
 
-def test_progress_counts_both_passes() -> None:
+def test_progress_counts_every_pass() -> None:
     model, traces = tiny_model(), tiny_traces(24)
     seen: list[tuple[int, int]] = []
     sk.extract(model, traces, progress=lambda done, total: seen.append((done, total)))
-    total = len(traces.split("extract")) + len(traces.split("select"))
+    kept = len(traces.split("select"))
+    total = len(traces.split("extract")) + 2 * kept  # read, told apart, and scored
     assert seen[-1] == (total, total) and {t for _, t in seen} == {total}
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
 
@@ -312,3 +314,29 @@ def test_another_architecture_in_half_precision() -> None:
     for direction in vectors.values():
         assert direction.tensor.dtype == torch.float32
         assert direction.tensor.shape == (LAYERS, WIDTH)
+
+
+def test_layers_are_chosen_by_the_gradient_unless_told_otherwise() -> None:
+    from steerkit.layer_choice.scores import chosen_layers, score_layers
+
+    model, traces = tiny_model(), tiny_traces(60)
+    vectors = sk.extract(model, traces)
+    some = {"scores": ("auroc", "gradient", "gain"), "chains": 12}
+    scores = score_layers(model, vectors, traces, **some)
+    for score in ("gradient", "auroc", "gain"):
+        chosen = vectors if score == "gradient" else sk.extract(model, traces, choose_by=score)
+        assert {n: d.layer for n, d in chosen.items()} == chosen_layers(scores, score)
+        assert {d.chosen_by for d in chosen.values()} == {score}
+        assert chosen.provenance["layer_choice"]["score"] == score
+        for name, direction in chosen.items():  # whatever chooses, the rest stays
+            assert torch.equal(direction.tensor, vectors[name].tensor)
+            assert torch.equal(direction.auroc, vectors[name].auroc)
+    by_score = [chosen_layers(scores, score) for score in ("auroc", "gradient")]
+    assert by_score[0] != by_score[1]  # or the test could not fail
+    few = vectors.provenance["layer_choice"]
+    assert few == {"score": "gradient", "chains": 12, "tokens": 384}
+    bare = sk.extract(model, traces, select=Traces())
+    assert "layer_choice" not in bare.provenance
+    assert {d.chosen_by for d in bare.values()} == {""}
+    with pytest.raises(ExtractionError, match=r"suggested by 'sweep'.*steerkit layers"):
+        sk.extract(model, traces, choose_by="sweep")

@@ -16,8 +16,8 @@ from steerkit.models import ThinkingModel
 from steerkit.places import PLACES, Positions, where_mask
 from steerkit.sampling import Noise, Sampling, choose, row_key
 from steerkit.tasks import Task
+from steerkit.terms import Terms
 from steerkit.traces import Traces, read_traces, write_traces
-from steerkit.vectors import Terms
 from tests.test_steering import direction
 from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model
 

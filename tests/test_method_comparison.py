@@ -19,7 +19,7 @@ def test_rows_are_those_of_single_extractions() -> None:
     combined = set(zip(table.method, table.contrast, strict=True))
     assert ("mass-mean", "overall") in combined and ("probe", "overall") not in combined
     for method in ("mean-difference", "mass-mean", "lda"):
-        vectors = sk.extract(model, traces, method=method)
+        vectors = sk.extract(model, traces, method=method, choose_by="auroc")
         for name, direction in vectors.items():
             row = table[
                 (table.method == method) & (table.contrast == "rest") & (table.behavior == name)

@@ -8,9 +8,10 @@ import torch
 from matplotlib.colors import to_hex
 
 from steerkit.behaviors import behavior
+from steerkit.direction import Direction
 from steerkit.errors import ResourceError, SteerkitError
 from steerkit.plots import plot_layers, save_figure
-from steerkit.vectors import Direction, SteeringVectors
+from steerkit.vectors import SteeringVectors
 
 NAMES = ("deduction", "uncertainty-estimation", "backtracking")
 

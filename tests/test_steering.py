@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steerkit.direction import Direction
 from steerkit.errors import SteeringError, VectorsError
 from steerkit.models import ThinkingModel
 from steerkit.places import PLACES, Positions
 from steerkit.positions import ANSWER, PAD, PROMPT, THINK
 from steerkit.steering import RowSteering, rows_of
-from steerkit.vectors import Direction, Term, Terms
+from steerkit.terms import Term, Terms
 from tests.tiny import tiny_model
 
 LAYERS, WIDTH = 3, 32

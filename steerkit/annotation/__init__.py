@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
 
 from steerkit.annotation.agreement import Agreement, agree
 from steerkit.annotation.annotator import Annotator
@@ -19,7 +20,9 @@ from steerkit.traces import Trace, Traces
 
 __all__ = [
     "ANNOTATORS",
+    "FILES",
     "Agreement",
+    "Annotate",
     "Annotator",
     "Classifier",
     "Grammar",
@@ -31,7 +34,10 @@ __all__ = [
     "annotate",
     "annotate_grammar",
     "cross_annotate",
+    "find_annotator",
     "fit_classifier",
+    "labelled_by",
+    "labeller",
     "read_classifier",
     "read_rules",
     "read_tagged",
@@ -45,10 +51,47 @@ ANNOTATORS: dict[str, Callable[[], Annotator]] = {
 }
 """Annotators by name, as they come with the package. A :class:`Judge` needs a model's name."""
 
+FILES: dict[str, Callable[[str | Path], Annotator]] = {
+    ".toml": read_rules,
+    ".safetensors": read_classifier,
+}
+"""Annotators by the ending of the file that holds them."""
+
+
+def find_annotator(source: str | Path | Annotator) -> Annotator:
+    """The annotator of this name, or of this file.
+
+    ``source`` is one of :data:`ANNOTATORS`, the path of a rules file (``.toml``) or of a
+    classifier (``.safetensors``), or an annotator, which is returned as it is. Raises
+    :class:`AnnotationError` for anything else, and what reading the file raises.
+    """
+    if isinstance(source, str | Path):
+        if str(source) in ANNOTATORS:
+            return ANNOTATORS[str(source)]()
+        read = FILES.get(Path(source).suffix)
+        if read is None:
+            raise AnnotationError(
+                f"unknown annotator {str(source)!r}",
+                expected="one of "
+                + ", ".join(ANNOTATORS)
+                + ", a rules file (.toml) or a classifier (.safetensors)",
+                fix="a language model is asked by Judge(model): give that instead of a name"
+                if str(source).startswith("judge")
+                else None,
+            )
+        return read(source)
+    if not isinstance(source, Annotator):
+        raise AnnotationError(
+            "this is no annotator",
+            expected="a name, a file, or something with a name and spans(traces)",
+            found=type(source).__name__,
+        )
+    return source
+
 
 def annotate(
     traces: Trace | Iterable[Trace],
-    annotator: str | Annotator = "grammar",
+    annotator: str | Path | Annotator = "grammar",
     *,
     keep_spans: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -62,7 +105,8 @@ def annotate(
     annotator:
         ``grammar``: the exact annotator of the bundled models' chains, for nothing else.
         ``rules``: marker phrases, for plain English. ``classifier``: fitted on the bundled
-        chains in plain English. Or an :class:`Annotator`: rules of your own
+        chains in plain English. A path: a rules file (``.toml``) or a saved classifier
+        (``.safetensors``). Or an :class:`Annotator`: rules of your own
         (:func:`read_rules`), a classifier of your own (:func:`fit_classifier`), a language
         model (:class:`Judge`), anything with a ``name`` and ``spans``.
     keep_spans:
@@ -73,22 +117,7 @@ def annotate(
     Every trace records the annotator's ``name``. Raises :class:`AnnotationError` for what is
     no annotator, or one that gives other spans than it was asked for.
     """
-    if isinstance(annotator, str):
-        if annotator not in ANNOTATORS:
-            raise AnnotationError(
-                f"unknown annotator {annotator!r}",
-                expected="one of " + ", ".join(ANNOTATORS),
-                fix="a language model is asked by Judge(model): give that instead of a name"
-                if annotator.startswith("judge")
-                else None,
-            )
-        annotator = ANNOTATORS[annotator]()
-    elif not isinstance(annotator, Annotator):
-        raise AnnotationError(
-            "this is no annotator",
-            expected="a name, or something with a name and spans(traces)",
-            found=type(annotator).__name__,
-        )
+    annotator = find_annotator(annotator)
     listed = Traces([traces] if isinstance(traces, Trace) else traces)
     labelled: list[Trace] = []
     found = annotator.spans(listed, keep=keep_spans)
@@ -108,3 +137,23 @@ def annotate(
             found=len(labelled),
         )
     return Traces(labelled)
+
+
+Annotate = str | Path | Annotator | Callable[[Traces], Traces]
+"""What labels chains: what :func:`find_annotator` finds, or a function from traces to traces."""
+
+
+def labeller(by: Annotate) -> Callable[[Traces], Traces]:
+    """A function that labels chains, however it was named.
+
+    Raises :class:`AnnotationError` for what is neither an annotator nor a function.
+    """
+    if isinstance(by, str | Path | Annotator) or not callable(by):
+        annotator = find_annotator(by)
+        return lambda traces: annotate(traces, annotator)
+    return by
+
+
+def labelled_by(traces: Iterable[Trace]) -> str:
+    """Who labelled some chains, as they say themselves; empty where they do not."""
+    return ", ".join(sorted({trace.annotator for trace in traces if trace.annotator}))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
 METHODS = ("mean-difference", "mass-mean", "lda", "probe", "pca")  # steerkit.methods.METHODS
+CHOICES = ("gradient", "auroc", "gain", "effect", "published")  # steerkit.layer_choice.suggestion
 BUNDLED_TRACES = "traces/countdown.jsonl"
 
 _PURPOSES = {
@@ -55,7 +56,7 @@ the table, all numbers at the suggested layer:
   shuffled     the same after shuffling labels within each chain: what is left without them
   AUROC        how well the projection on the token before a span foretells its label,
                on the tasks kept for choosing: 0.5 is chance, 1 is perfect
-  layer        the suggested layer, where AUROC is largest
+  layer        the suggested layer, where the score named below is largest (--choose-by)
 
 examples:
   steerkit extract
@@ -120,10 +121,21 @@ def add_command(commands: Any, formatter: Any) -> None:
         "which are written to a temporary file. Default: %(default)s.",
     )
     method.add_argument(
+        "--choose-by",
+        choices=CHOICES,
+        default=CHOICES[0],
+        help="The score that the suggested layer is chosen by, on tasks kept for that. gradient: "
+        "how steeply a direction raises the log-probability of its behaviour's first tokens, from "
+        "a backward pass; auroc: how well it foretells them, which needs no backward pass; gain, "
+        "effect: what a real step does, a forward pass a behaviour and layer; published: the score "
+        "of arXiv 2506.18167. See docs/directions.md. Default: %(default)s.",
+    )
+    method.add_argument(
         "--layers",
         type=layers,
         metavar="LAYERS",
-        help="Layers to read, counted from 0, such as 3,5-9. Layers above the last one never run. "
+        help="Layers to read, counted from 0, such as 3,5-9. Layers above the last one run for "
+        "--choose-by alone, and with auroc never. "
         "Default: all.",
     )
     method.add_argument(
@@ -206,6 +218,7 @@ def run(arguments: argparse.Namespace) -> None:
             behaviors=names,
             contrast=arguments.contrast,
             method=arguments.method,
+            choose_by=arguments.choose_by,
             layers=arguments.layers,
             window=window,
             batch_tokens=arguments.batch_tokens,
@@ -226,7 +239,7 @@ def run(arguments: argparse.Namespace) -> None:
     console = stdout()
     console.print(direction_table(vectors))
     console.print()
-    for line in _notes(counts):
+    for line in filter(None, (layer_note(vectors), *_notes(counts))):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     if figure is not None:
@@ -277,6 +290,7 @@ def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
             "tasks": int(row["tasks"]),
             **{name: clean(row[name]) for name in measured},
             "layer": vectors[row["behavior"]].layer,
+            "chosen_by": row["chosen_by"],
             "note": row["note"],
         }
         for row in rows
@@ -310,6 +324,19 @@ def direction_table(vectors: SteeringVectors) -> Any:
             for row in direction_rows(vectors)
         ],
     )
+
+
+def layer_note(vectors: SteeringVectors) -> str:
+    """By what the layers were chosen, in a line; empty where there are none."""
+    by: dict[str, list[str]] = {}
+    for name, direction in vectors.items():
+        if direction.layer is not None and direction.chosen_by:
+            by.setdefault(direction.chosen_by, []).append(name)
+    ordered = sorted(by, key=lambda score: -len(by[score]))
+    if not ordered:
+        return ""
+    rest = "".join(f"; {', '.join(by[score])} by {score}" for score in ordered[1:])
+    return f"Layers:  chosen by {ordered[0]}{rest}."
 
 
 def _notes(counts: dict[str, Any]) -> list[str]:

@@ -36,8 +36,8 @@ the table:
 
 Means do not tell which layer is good. Without --layer, generate needs one in every
 --steer: backtracking=1@17. Coefficients are in the unit paper, in which 1 is as long as
-the norm of the overall mean; in Python, vectors.calibrate(model, traces) measures the
-mean norm, and the unit is then norm as for vectors of your own.
+the norm of the overall mean, until steerkit calibrate (in Python, vectors.calibrate) has
+measured the mean norm: the unit is then norm, as for vectors of your own.
 
 examples:
   steerkit import mean_vectors_deepseek-r1-distill-qwen-1.5b.pt --out out/r1.safetensors \\
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(
         f"\nMeans:   {count(len(first.layers), 'layer')} of width {first.d_model:,}; the overall "
         f"mean is of {count(facts['responses'], 'response')}.\n"
-        "Unit:    paper (the norm of the overall mean), until calibrated in Python.\n"
+        "Unit:    paper (the norm of the overall mean), until steerkit calibrate measures yours.\n"
         f"Vectors: {out}\n\nNext: {_next_command(arguments, vectors)}",
         markup=False,
         soft_wrap=True,

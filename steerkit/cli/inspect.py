@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerkit.cli.extract import direction_rows, direction_table
+from steerkit.cli.extract import direction_rows, direction_table, layer_note
 from steerkit.cli.parser import (
     DEFAULT_MODEL,
     DEFAULT_VECTORS,
@@ -240,6 +240,8 @@ def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> N
     )
     console.print(f"labelled by {_annotators(vectors)}\n", markup=False, soft_wrap=True)
     console.print(direction_table(vectors))
+    if note := layer_note(vectors):
+        console.print(f"\n{note}", markup=False, soft_wrap=True)
 
 
 def _annotators(vectors: SteeringVectors) -> str:

@@ -25,6 +25,7 @@ from steerkit.tasks import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steerkit.annotation import Annotator
     from steerkit.layer_choice.choice import LayerChoice
     from steerkit.vectors import SteeringVectors
 
@@ -44,6 +45,8 @@ _EPILOG = """\
 examples:
   steerkit layers
   steerkit layers --by gradient --no-sweep
+  steerkit layers --model MODEL --vectors out/mine.safetensors --traces mine.jsonl \\
+      --annotator rules --max-new-tokens 300 --batch-size 32
   steerkit layers --scores auroc,gradient,gain,effect,published --coefficient 0.1"""
 
 
@@ -84,10 +87,10 @@ def add_command(commands: Any, formatter: Any) -> None:
     scoring.add_argument(
         "--scores",
         type=_scores,
-        default=("auroc", "gradient"),
+        default=("gradient", "auroc"),
         metavar="LIST",
         help="Cheap scores, separated by commas: auroc, gradient, gain, effect, published. "
-        "Default: auroc,gradient.",
+        "Default: gradient,auroc.",
     )
     scoring.add_argument(
         "--no-sweep",
@@ -115,6 +118,21 @@ def add_command(commands: Any, formatter: Any) -> None:
         default=32,
         metavar="N",
         help="Select tasks that chains are written for. Default: %(default)s.",
+    )
+    scoring.add_argument(
+        "--annotator",
+        metavar="NAME",
+        help="Who labels the chains that are written: grammar, the exact annotator of the bundled "
+        "models; rules or classifier, for plain English; or a file, of rules (TOML) or a saved "
+        "classifier (safetensors). Default: the one of these that labelled the chains which the "
+        "vectors are of, or else grammar.",
+    )
+    scoring.add_argument(
+        "--batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="Chains that are written side by side. Less needs less memory. Default: %(default)s.",
     )
     scoring.add_argument(
         "--max-new-tokens",
@@ -162,7 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ExtractionError(f"layers are not scored by {by!r}", expected=", ".join(wanted))
     with status("reading vectors and chains"):
         from steerkit.layer_choice.choice import choose_layers, select_tasks, with_ranges
-        from steerkit.layer_choice.scores import score_layers
+        from steerkit.layer_choice.scores import joined, score_layers
         from steerkit.vectors_file import read_vectors
 
         vectors = read_vectors(arguments.vectors)
@@ -171,28 +189,36 @@ def run(arguments: argparse.Namespace) -> None:
         tasks: list[Task] = []
         if "sweep" in wanted or not arguments.no_ranges:
             tasks = select_tasks(vectors, traces, named, arguments.count)
+        annotator = _annotator(arguments.annotator, vectors)
     model = load_model(arguments)
-    from steerkit.annotation import annotate
-
-    options = {"max_new_tokens": arguments.max_new_tokens, "batch_size": 256}
+    options = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "batch_size": arguments.batch_size,
+    }
+    common: dict[str, Any] = {"coefficient": arguments.coefficient, "layers": arguments.layers}
     with progress("scoring layers", "steps") as report:
         scores = score_layers(
-            model,
-            vectors,
-            traces,
-            scores=wanted,
-            coefficient=arguments.coefficient,
-            layers=arguments.layers,
-            tasks=tasks,
-            annotate=annotate,
-            progress=report,
-            **options,
+            model, vectors, traces, scores=arguments.scores, progress=report, **common
         )
+    if "sweep" in wanted:
+        with progress("steering every layer", "chains") as report:
+            swept = score_layers(
+                model,
+                vectors,
+                traces,
+                scores=("sweep",),
+                tasks=tasks,
+                annotate=annotator,
+                progress=report,
+                **common,
+                **options,
+            )
+        scores = joined([scores, swept])
     facts = {"coefficient": arguments.coefficient, "tasks": len(tasks)}
     choice = choose_layers(vectors, scores, by, facts)
     if not arguments.no_ranges:
         with status("looking for the fluent range"):
-            choice = with_ranges(choice, model, tasks, annotate, **options)
+            choice = with_ranges(choice, model, tasks, annotator, **options)
     choice.vectors.save(out)
     with status("drawing"):
         from steerkit.layer_plot import plot_layer_scores
@@ -201,10 +227,13 @@ def run(arguments: argparse.Namespace) -> None:
         caption = f"{model.name}, {count(len(tasks), 'select task')}, step {arguments.coefficient}."
         save_figure(plot_layer_scores(scores, choice.layers, score=by, caption=caption), figure)
     if arguments.json:
-        print(json.dumps(_summary(scores, choice, out, figure), allow_nan=False))
+        summary = _summary(scores, choice, out, figure, annotator.name if tasks else None)
+        print(json.dumps(summary, allow_nan=False))
         return
     _show(scores, choice, vectors)
     console = stdout()
+    if tasks:
+        console.print(f"Labels:  by {annotator.name}", markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     console.print(f"Figure:  {figure}", markup=False, soft_wrap=True)
 
@@ -243,13 +272,31 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
         console.print(line + ".", markup=False, soft_wrap=True)
 
 
-def _summary(scores: pd.DataFrame, choice: LayerChoice, out: Path, figure: Path) -> dict[str, Any]:
+def _annotator(named: str | None, vectors: SteeringVectors) -> Annotator:
+    """The one that was named, or the bundled one that labelled the chains of the vectors."""
+    from steerkit.annotation import ANNOTATORS, find_annotator
+
+    if named is not None:
+        return find_annotator(named)
+    before = vectors.provenance.get("annotators", [])
+    kind = str(before[0]).partition("@")[0] if len(before) == 1 else "grammar"
+    if kind in ANNOTATORS:
+        found = find_annotator(kind)
+        if found.name in before:
+            return found
+    return find_annotator("grammar")
+
+
+def _summary(
+    scores: pd.DataFrame, choice: LayerChoice, out: Path, figure: Path, annotator: str | None
+) -> dict[str, Any]:
     columns = ["behavior", "layer", "score", "value", "low", "high"]
     rows = scores[columns].to_dict("records")
     return {
         "vectors": str(out),
         "figure": str(figure),
         "score": choice.score,
+        "annotator": annotator,
         "layers": dict(choice.layers),
         "ranges": {
             name: {"fluent": list(r.fluent), "free": None if r.free is None else list(r.free)}

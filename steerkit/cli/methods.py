@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Set methods and contrasts side by side, from one pass over the chains.
 
-For every behaviour: the layer suggested by AUROC and the AUROC there, on tasks that were
+For every behaviour: the layer where AUROC is largest and the AUROC there, on tasks that were
 not extracted from; the cosine between directions from two halves of the tasks, beside that
 for shuffled labels; and the cosine with the difference of means. What tells a behaviour
 best need not be what moves it best: for that, extract by two methods and steer with both."""

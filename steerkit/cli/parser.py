@@ -42,6 +42,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
     from steerkit.cli import (
         agree,
         annotate,
+        calibrate,
         compare,
         evaluate,
         extract,
@@ -81,6 +82,7 @@ def build_parser(width: int | None = None) -> argparse.ArgumentParser:
         show,
         stats,
         importing,
+        calibrate,
         compare,
         report,
         train,

@@ -12,8 +12,9 @@ from steerkit.cli.parser import layers as parse_layers
 from steerkit.errors import SteeringError
 
 if TYPE_CHECKING:
+    from steerkit.direction import Direction
     from steerkit.terms import Term, Terms
-    from steerkit.vectors import Direction, SteeringVectors
+    from steerkit.vectors import SteeringVectors
 
 
 @dataclass(frozen=True)

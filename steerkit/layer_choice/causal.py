@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerkit.annotation import Annotate, labelled_by, labeller
 from steerkit.behaviors import UNPARSED
+from steerkit.direction import Direction
 from steerkit.models import ThinkingModel
 from steerkit.statistics import mean_interval
 from steerkit.sweeps import sweep
 from steerkit.tasks import Task
-from steerkit.traces import Trace, Traces
-from steerkit.vectors import Direction
+from steerkit.traces import Trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Annotate = Callable[[Traces], Traces]
+_log = logging.getLogger(__name__)
 
 
 def causal_sweep(
@@ -40,8 +42,9 @@ def causal_sweep(
     tasks:
         Of the *select* set: what is chosen by them must not be judged by them.
     annotate:
-        Labels the chains; a behaviour's share is that of its spans among all spans of the
-        thinking section, those that the annotator does not know included.
+        Who labels the chains: a name, a file, an annotator or a function (:func:`labeller`). A
+        behaviour's share is that of its spans among all spans of the thinking section, those
+        that the annotator does not know included.
     options:
         Of :func:`steerkit.generation.generate`.
 
@@ -51,10 +54,13 @@ def causal_sweep(
     minus that under -coefficient), ``low`` and ``high`` (95 % bootstrap interval over tasks),
     ``up`` and ``down`` (mean shares), ``base`` (unsteered), ``closed`` and ``parsed`` (the
     smaller of both signs: share of chains that close, of spans that the annotator knows) and
-    ``tasks``. A chain without any span counts as a share of 0.
-    """
-    import pandas as pd
+    ``tasks``. ``base_closed`` and ``base_parsed`` are those of unsteered chains. A chain without
+    any span counts as a share of 0. ``table.attrs["annotator"]`` names who labelled.
 
+    Where text falls apart an annotator may take debris for a behaviour: do not trust a share
+    whose ``closed`` or ``parsed`` is far below the unsteered one.
+    """
+    label = labeller(annotate)
     found = sweep(
         model,
         tasks,
@@ -63,11 +69,32 @@ def causal_sweep(
         layers=layers,
         **{"on_interrupt": "raise", **options},
     )
-    table = found.table
-    labelled = annotate(found.traces)
+    table = shares_by_layer(found.table, label(found.traces), list(directions), layers, coefficient)
+    known = float(table["base_parsed"].iloc[0]) if len(table) else 1.0
+    if known < 0.5:
+        _log.warning(
+            "%s knows %.0f %% of the sentences of unsteered chains: is it the right annotator?",
+            table.attrs["annotator"] or "the annotator",
+            100 * known,
+        )
+    return table
+
+
+def shares_by_layer(
+    table: pd.DataFrame,
+    labelled: Sequence[Trace],
+    names: Sequence[str],
+    layers: Sequence[int],
+    coefficient: float,
+) -> pd.DataFrame:
+    """What :func:`causal_sweep` returns, from a sweep's table and its labelled chains."""
+    import pandas as pd
+
+    table = table.copy()
     table["parsed"] = [1.0 - _share(trace, UNPARSED) for trace in labelled]
+    plain = table[table.behavior.isna()]
     rows = []
-    for name in directions:
+    for name in names:
         table["share"] = [_share(trace, name) for trace in labelled]
         mine = table[table.behavior == name]
         base = float(table[table.behavior.isna()]["share"].mean())
@@ -89,10 +116,14 @@ def causal_sweep(
                     "base": base,
                     "closed": float(by_sign["closed"]),
                     "parsed": float(by_sign["parsed"]),
+                    "base_closed": float(plain["closed"].mean()),
+                    "base_parsed": float(plain["parsed"].mean()),
                     "tasks": len(shares),
                 }
             )
-    return pd.DataFrame(rows)
+    result = pd.DataFrame(rows)
+    result.attrs["annotator"] = labelled_by(labelled)
+    return result
 
 
 def _share(trace: Trace, label: str) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from steerkit.annotation import Annotate
 from steerkit.errors import ExtractionError
-from steerkit.layer_choice.causal import Annotate
 from steerkit.layer_choice.scores import chosen_layers
 from steerkit.models import ThinkingModel
 from steerkit.ranges import Ranges, find_ranges
@@ -56,8 +56,9 @@ def choose_layers(
     facts:
         What the vectors file shall say of it beside the score, such as coefficient and tasks.
 
-    Behaviours without that score keep their layer. Ranges of a behaviour whose layer changes
-    are forgotten. Raises :class:`ExtractionError` for a score that the table does not hold.
+    Behaviours without that score keep their layer. With a sweep provenance also names the
+    annotator that counted. Ranges of a behaviour whose layer changes are forgotten. Raises
+    :class:`ExtractionError` for a score that the table does not hold.
     """
     if score not in set(table.score):
         raise ExtractionError(
@@ -77,8 +78,11 @@ def choose_layers(
             fluent=None if moved else direction.fluent,
             free=None if moved else direction.free,
         )
-    provenance = {**vectors.provenance, "layer_choice": {"score": score, **(facts or {})}}
-    return LayerChoice(score, chosen, SteeringVectors(directions, provenance), {})
+    known = {"score": score, **(facts or {})}
+    if score == "sweep" and table.attrs.get("annotator"):
+        known["annotator"] = table.attrs["annotator"]
+    provenance = {**vectors.provenance, "layer_choice": known}
+    return LayerChoice(score, chosen, SteeringVectors(directions, provenance, vectors.geometry), {})
 
 
 def with_ranges(
@@ -90,7 +94,8 @@ def with_ranges(
 ) -> LayerChoice:
     """The choice with the fluent and the free range of every behaviour at its layer.
 
-    ``options`` are those of :func:`steerkit.ranges.find_ranges`.
+    ``options`` are those of :func:`steerkit.ranges.find_ranges`. Provenance says on how many
+    tasks they were found, and who told which sentences are known.
     """
     ranges, directions = {}, {}
     for name, direction in choice.vectors.items():
@@ -104,7 +109,10 @@ def with_ranges(
             fluent=(found.fluent.low, found.fluent.high),
             free=None if found.free is None else (found.free.low, found.free.high),
         )
-    vectors = SteeringVectors(directions, choice.vectors.provenance)
+    annotators = {found.annotator for found in ranges.values() if found.annotator}
+    facts = {"tasks": len(tasks), "annotator": ", ".join(sorted(annotators)) or None}
+    provenance = {**choice.vectors.provenance, **({"ranges": facts} if ranges else {})}
+    vectors = SteeringVectors(directions, provenance, choice.vectors.geometry)
     return replace(choice, vectors=vectors, ranges=ranges)
 
 
@@ -132,4 +140,5 @@ def select_tasks(
             found=f"{len(listed)} prompts, none of them",
             fix="name a tasks file: --tasks FILE",
         )
-    return list(found.values())[:count]
+    # by hash: files often go by category, and the first tasks would be all of one
+    return [found[key] for key in sorted(found)][:count]

@@ -59,6 +59,21 @@ class Forced:
         followed = torch.cat([real[:, 1:], torch.zeros_like(real[:, :1])], dim=1)
         return followed & (self.positions.step >= 0)
 
+    def halves(self) -> list[Forced]:
+        """The rows in two parts, for when all together do not fit in memory."""
+        half = len(self.ids) // 2
+        return [self._rows(0, half), self._rows(half, len(self.ids))]
+
+    def _rows(self, start: int, stop: int) -> Forced:
+        inside = [b for b in self.boundaries if start <= b[0] < stop]
+        return Forced(
+            self.ids[start:stop],
+            self.positions.select(slice(start, stop)),
+            tuple((row - start, at, token, label) for row, at, token, label in inside),
+            self.tasks[start:stop],
+            self.numbers[start:stop],
+        )
+
 
 def forced_batches(
     model: ThinkingModel,

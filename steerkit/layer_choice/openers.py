@@ -26,12 +26,17 @@ def opener_slopes(
     forced: Forced,
     directions: Mapping[str, Float[Tensor, "layer d_model"]],
     layers: Sequence[int],
+    *,
+    published: bool = False,
 ) -> Sums:
     """d/dc of openers' log-probabilities for h + c d at every thinking position, at c = 0.
 
     By behaviour, ``[row, layer]`` sums over the row's boundaries in nats per unit of c: ``own``
     (those of the behaviour), ``other`` (the rest), with their numbers ``n_own`` and
-    ``n_other`` (``[row, 1]``); and ``published``.
+    ``n_other`` (``[row, 1]``); and, where asked for, ``published``.
+
+    There is one backward pass for every behaviour of ``directions`` that has a boundary here,
+    and one for all other boundaries together.
 
     ``published`` is the score of Venhoff et al. 2025 (arXiv 2506.18167) as their code computes
     it. It means to be the gradient of KL(p, p) along the direction, which is zero, for no
@@ -40,8 +45,11 @@ def opener_slopes(
     of sum_v -log p_v(fixed) log p_v over the vocabulary: how far the direction lifts the
     log-probabilities of unlikely tokens, weighted by how unlikely they are. It is here for
     comparison, as an absolute value, per thinking position.
+
+    Raises PyTorch's ``RuntimeError`` where the model cannot be differentiated.
     """
-    with torch.enable_grad(), ExitStack() as stack:
+    # a caller may be in inference mode, in which enable_grad alone does nothing
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         kept: dict[int, Tensor] = {}
 
         def keep(layer: int, hidden: Tensor) -> Tensor | None:
@@ -58,26 +66,32 @@ def opener_slopes(
         inputs = [kept[layer] for layer in layers]
         mask = forced.thinking.to(states.device)
         vectors = {n: d.to(states.device).float() for n, d in directions.items()}
-        found: Sums = {name: {} for name in directions}
+        # of every group of boundaries, what all directions do to it
+        slopes: dict[str | None, dict[str, Tensor]] = {}
         if forced.boundaries:
             chosen = opener_log_probabilities(model, forced, states)
-            every = _slopes(chosen.sum(), inputs, mask, vectors)
-            for name in directions:
-                own = torch.tensor([label == name for *_, label in forced.boundaries])
-                mine = _slopes((chosen * own.to(chosen.device)).sum(), inputs, mask, vectors)
-                found[name]["own"] = mine[name]
-                found[name]["other"] = every[name] - mine[name]
-        thinking = states[mask]
-        loss = torch.zeros((), device=thinking.device)
-        for part in thinking.split(256):
-            logs = log_probabilities(model, part)
-            loss = loss - (logs.detach() * logs).sum()
-        published = _slopes(loss, inputs, mask, vectors)
+            groups = [label if label in directions else None for *_, label in forced.boundaries]
+            for group in dict.fromkeys(groups):
+                mine = torch.tensor([g == group for g in groups], device=chosen.device)
+                slopes[group] = _slopes(chosen[mine].sum(), inputs, mask, vectors)
+        if published:
+            thinking = states[mask]
+            loss = torch.zeros((), device=thinking.device)
+            for part in thinking.split(256):
+                logs = log_probabilities(model, part)
+                loss = loss - (logs.detach() * logs).sum()
+            lifted = _slopes(loss, inputs, mask, vectors)
+    found: Sums = {}
     for name in directions:
-        found[name]["published"] = published[name]
-        found[name].setdefault("own", torch.zeros(len(forced.ids), len(layers)))
-        found[name].setdefault("other", torch.zeros(len(forced.ids), len(layers)))
-        found[name] |= boundary_counts(forced, name)
+        nothing = torch.zeros(len(forced.ids), len(layers))
+        others = [found_by[name] for group, found_by in slopes.items() if group != name]
+        found[name] = {
+            "own": slopes[name][name] if name in slopes else nothing,
+            "other": torch.stack(others).sum(dim=0) if others else nothing,
+            **boundary_counts(forced, name),
+        }
+        if published:
+            found[name]["published"] = lifted[name]
     return found
 
 
@@ -104,7 +118,10 @@ def _slopes(
 ) -> dict[str, Float[Tensor, "row layer"]]:
     """Derivative of ``value`` along every direction at the masked positions, by row and layer."""
     gradients = torch.autograd.grad(value, inputs, retain_graph=True)
-    sums = [(g.float() * mask[..., None]).sum(dim=1) for g in gradients]  # [row, d_model]
+    # a model that is spread over devices keeps each layer's states on its own
+    sums = [
+        (g.float() * mask.to(g.device)[..., None]).sum(dim=1).to(mask.device) for g in gradients
+    ]
     return {
         name: torch.stack([total @ vector[i] for i, total in enumerate(sums)], dim=1).cpu()
         for name, vector in vectors.items()

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerkit.direction import Direction
 from steerkit.layer_choice.forcing import Forced, divergences, last_states
 from steerkit.layer_choice.openers import boundary_counts, opener_log_probabilities
 from steerkit.models import ThinkingModel
 from steerkit.terms import Term, Terms
-from steerkit.vectors import Direction
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def step_effects(
         found = {}
         for name, direction in directions.items():
             steps = [step(coefficient * direction.at(layer=layer)) for layer in layers]
-            own = torch.tensor([label == name for *_, label in forced.boundaries])
+            own = torch.tensor([label == name for *_, label in forced.boundaries], dtype=torch.bool)
             found[name] = {
                 "divergence": torch.stack([s.divergence for s in steps], dim=1),
                 "random": torch.stack(

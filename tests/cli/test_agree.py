@@ -3,7 +3,7 @@ import pytest
 import steerkit as sk
 from steerkit.annotation import agree, annotate
 from steerkit.traces import Span
-from tests.annotation.test_classifier import planted
+from tests.annotation.planted import planted
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from steerkit.annotation import annotate
 from steerkit.puzzles.chains import write_chain
 from steerkit.puzzles.tasks import generate_tasks
 from steerkit.traces import Trace, Traces
-from tests.annotation.test_classifier import planted
+from tests.annotation.planted import planted
 
 
 @pytest.fixture

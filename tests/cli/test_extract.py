@@ -30,14 +30,14 @@ def test_writes_vectors_and_figure_and_prints_a_table(run, model_folder, chains,
         assert (int(spans), int(tasks), int(layer)) == (row["spans"], row["tasks"], row["layer"])
         names = ("norm", "split_half", "split_half_shuffled", "auroc")
         assert [float(n) for n in numbers] == pytest.approx([row[n] for n in names], abs=0.006)
-    assert "kept back for evaluation" in result.out
+    assert "kept back for evaluation" in result.out and "Layers:  chosen by gradient." in result.out
     assert "out/vectors.safetensors" in result.out and "out/vectors.png" in result.out
     assert "Next: steerkit generate 'Use " in result.out
 
 
 def test_is_what_the_library_extracts(run, model_folder, chains, tmp_path):
     words = ["--behavior", "uncertainty", "--contrast", "overall", "--layers", "0,2"]
-    words += ["--window", "2,3", "--seed", 7, "--batch-tokens", 300]
+    words += ["--window", "2,3", "--seed", 7, "--batch-tokens", 300, "--choose-by", "auroc"]
     result = run("extract", "--model", model_folder, "--traces", chains, *words, "--no-figure")
     assert result.code == 0, result.err
     expected = sk.extract(
@@ -49,6 +49,7 @@ def test_is_what_the_library_extracts(run, model_folder, chains, tmp_path):
         window=sk.Window(2, 3),
         seed=7,
         batch_tokens=300,
+        choose_by="auroc",
     )
     found = (tmp_path / "out" / "vectors.safetensors").read_bytes()
     assert found == expected.save(tmp_path / "expected.safetensors").read_bytes()
@@ -78,8 +79,9 @@ def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path
         assert found["counts"]["tasks"][name] == len(facts[f"{name}_tasks"])
     columns = ["behavior", "spans", "tasks", "norm", "split_half", "split_half_shuffled"]
     for row in found["behaviors"]:
-        assert list(row) == [*columns, "auroc", "layer", "note"]
-        numbers = {name: value for name, value in row.items() if name not in ("behavior", "note")}
+        assert list(row) == [*columns, "auroc", "layer", "chosen_by", "note"]
+        texts = ("behavior", "chosen_by", "note")
+        numbers = {name: value for name, value in row.items() if name not in texts}
         assert all(math.isfinite(value) for value in numbers.values())
 
 

@@ -17,19 +17,20 @@ def words(model_folder, chains, vectors):
 
 def test_stores_the_library_s_choice(run, words, model_folder, chains, vectors, tmp_path) -> None:
     out = tmp_path / "chosen.safetensors"
-    result = run(*words, "--no-sweep", "--no-ranges", "--by", "gradient", "--out", out, "--json")
+    result = run(*words, "--no-sweep", "--no-ranges", "--by", "auroc", "--out", out, "--json")
     assert result.code == 0, result.err
     model, before = sk.load(model_folder), sk.read_vectors(vectors)
     table = score_layers(model, before, sk.read_traces(chains))
-    expected = chosen_layers(table, "gradient")
-    assert result.json["layers"] == expected and result.json["score"] == "gradient"
+    expected = chosen_layers(table, "auroc")
+    assert result.json["layers"] == expected and result.json["score"] == "auroc"
+    assert result.json["annotator"] is None
     assert len(result.json["scores"]) == len(table)
     after = sk.read_vectors(out)
     assert {name: after[name].layer for name in after} == expected
-    assert {after[name].chosen_by for name in after} == {"gradient"}
+    assert {after[name].chosen_by for name in after} == {"auroc"}
     assert (tmp_path / "chosen.layers.png").read_bytes().startswith(SIGNATURE)
     # the file that it came from is as it was
-    assert {before[n].chosen_by for n in sk.read_vectors(vectors)} == {""}
+    assert before.provenance["layer_choice"]["score"] == "gradient"
 
 
 def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path) -> None:
@@ -42,7 +43,9 @@ def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path) -> None:
     assert all(direction.layer in (0, 1) for direction in chosen.values())
     assert all(direction.fluent is not None for direction in chosen.values())
     facts = chosen.provenance["layer_choice"]
-    assert facts == {"score": "sweep", "coefficient": 0.2, "tasks": 2}
+    assert facts == {"score": "sweep", "coefficient": 0.2, "tasks": 2, "annotator": "grammar"}
+    assert chosen.provenance["ranges"] == {"tasks": 2, "annotator": "grammar"}
+    assert "Labels:  by grammar" in result.out
 
 
 def test_what_cannot_be_chosen_by_is_one_clear_line(run, words, tmp_path) -> None:
@@ -52,3 +55,45 @@ def test_what_cannot_be_chosen_by_is_one_clear_line(run, words, tmp_path) -> Non
     assert result.code == 2 and "found 'magic'" in result.err
     result = run("layers", "--vectors", tmp_path / "none.safetensors")
     assert result.code == 2 and "no such vectors file" in result.err
+
+
+def test_without_a_sweep_the_gradient_chooses(run, words, vectors, tmp_path) -> None:
+    out = tmp_path / "chosen.safetensors"
+    result = run(*words, "--no-sweep", "--no-ranges", "--out", out, "--json")
+    assert result.code == 0, result.err
+    before = sk.read_vectors(vectors)
+    # extraction chose by the same score, on the same chains
+    assert result.json["score"] == "gradient"
+    assert result.json["layers"] == {name: d.layer for name, d in before.items()}
+
+
+@pytest.mark.parametrize("named", ["rules", "file"])
+def test_the_annotator_can_be_named(run, words, tmp_path, named) -> None:
+    from steerkit.annotation import read_rules
+
+    name = sk.data("annotators/rules.toml") if named == "file" else named
+    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--batch-size", 8]
+    out = tmp_path / "chosen.safetensors"
+    result = run(*words, *options, "--annotator", name, "--out", out, "--json", "--quiet")
+    assert result.code == 0, result.err
+    assert result.json["annotator"] == read_rules().name
+    facts = sk.read_vectors(out).provenance
+    assert facts["layer_choice"]["annotator"] == facts["ranges"]["annotator"] == read_rules().name
+    result = run(*words, "--annotator", "oracle")
+    assert result.code == 2 and "unknown annotator 'oracle'" in result.err
+
+
+def test_the_annotator_of_the_chains_labels_again(run, model_folder, chains, tmp_path) -> None:
+    """Vectors of chains that the bundled rules labelled are chosen by the bundled rules."""
+    from steerkit.annotation import annotate, read_rules
+    from steerkit.cli.layers import _annotator
+
+    traces = sk.read_traces(chains)
+    assert {t.annotator for t in traces} == {"planted"}
+    model = sk.load(model_folder)
+    planted = sk.extract(model, traces)
+    assert _annotator(None, planted).name == "grammar"  # "planted" does not come with steerkit
+    labelled = annotate(traces, "rules")
+    vectors = sk.extract(model, labelled)
+    assert _annotator(None, vectors).name == read_rules().name
+    assert _annotator("grammar", vectors).name == "grammar"

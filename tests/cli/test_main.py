@@ -116,14 +116,15 @@ def test_layers_are_numbers_and_ranges():
 def test_choices_are_those_of_the_library():
     from steerkit.annotation import ANNOTATORS
     from steerkit.cli.parser import build_parser
+    from steerkit.direction import UNITS
     from steerkit.directions import DEFAULT_CONTRAST
+    from steerkit.methods import METHODS
     from steerkit.places import PLACES
     from steerkit.positions import Window
     from steerkit.stopping import NAMES
     from steerkit.terms import OPERATORS
-    from steerkit.vectors import UNITS
 
-    assert extract.CONTRAST == DEFAULT_CONTRAST
+    assert extract.CONTRAST == DEFAULT_CONTRAST and tuple(METHODS) == extract.METHODS
     assert (generate.WHERES, generate.UNITS) == (PLACES, UNITS)
     # a clamp needs a target, which the command does not take
     assert tuple(name for name in OPERATORS if name != "clamp") == generate.OPERATORS
