@@ -17,25 +17,19 @@ out/real*; --fresh starts over).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import real_model
 from real_directions import (
-    ANNOTATED,
-    LAYER,
-    MEANS,
     between_chains,
     extraction,
     other_contrasts,
     own_chains,
     reference_chains,
-    reference_folder,
 )
 from real_measures import code_digest, machine, share_of_chains, summarise
 from real_report import excerpts, write_results
@@ -48,6 +42,8 @@ from real_steering import (
     tabulate,
     thinking,
 )
+from reference import CHAINS, LAYER, MEANS, reference_folder_if_named
+from resumable import open_state
 
 import steerkit as sk
 from steerkit.adapters import Adapter
@@ -57,16 +53,6 @@ from steerkit.resources import bundled_adapters
 
 RESULTS = Path(__file__).parent / "results"
 THINK = ("<think>", "</think>")
-
-
-def open_state(folder: Path, settings: Mapping[str, Any], fresh: bool) -> Path:
-    """The folder of what is done so far; emptied when it belongs to other settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    mark = folder / "settings.sha256"
-    if fresh or not mark.is_file() or mark.read_text() != digest:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_text_atomic(mark, digest)
-    return folder
 
 
 def kept(path: Path, make: Any) -> dict[str, Any]:
@@ -94,7 +80,7 @@ def directions(
         figures["seconds"]["one layer"] = seconds
     if reference is None:
         return figures, None, vectors
-    theirs, unplaced = reference_chains(reference, model.tokenizer, arguments.tokens)
+    theirs, unplaced = reference_chains(reference, model, arguments.tokens)
     theirs = theirs if arguments.chains is None else theirs[: arguments.chains]
     print(f"{theirs!r}; {unplaced} parts could not be placed", file=sys.stderr)
     path = state / "reference.safetensors"
@@ -170,7 +156,7 @@ def main() -> None:
     if arguments.report:
         write_results(json.loads((RESULTS / "real.json").read_text()), RESULTS)
         return
-    reference = reference_folder()
+    reference = reference_folder_if_named("make real")
     added = adapter_of(arguments)
 
     import torch
@@ -200,7 +186,7 @@ def main() -> None:
         "own": real_model.sha256_of(sk.data("traces/reasoning.jsonl")),
         "reference": None
         if reference is None
-        else [real_model.sha256_of(reference / name) for name in (ANNOTATED, MEANS)],
+        else [real_model.sha256_of(reference / name) for name in (CHAINS, MEANS)],
         **{name: getattr(arguments, name) for name in ("tokens", "chains", "max_new_tokens")},
         **{name: getattr(arguments, name) for name in ("prompts", "tasks", "thinking_tokens")},
         "layer": LAYER,

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from real_measures import load_at_start, peak_memory
-from real_report import LABELS
+from reference import CHAINS, LAYER, head
+from resumable import progress
 
 import steerkit as sk
 
-LAYER = 17
-"""The layer arXiv 2506.18167 uses for backtracking in the distilled model of the same shape."""
-
 CONTRASTS = ("rest", "overall", "balanced", "within")
-ANNOTATED = "r1_distill_qwen_1.5b_annotated.json"
-MEANS = "r1_distill_qwen_1.5b_mean_vectors.pt"
-
-
-def reference_folder() -> Path | None:
-    """The folder that STEERKIT_REFERENCE names; ``None`` where it is not set.
-
-    Leaves with code 2 where it is set and a file is missing.
-    """
-    named = os.environ.get("STEERKIT_REFERENCE")
-    if not named:
-        print(
-            "make real: STEERKIT_REFERENCE is not set, so nothing is compared with the reference "
-            f"chains and the published means. It would name a folder with\n  {ANNOTATED}: "
-            "annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, a JSON list of\n"
-            '    {"response", "annotated_response"} with ["label"] text ["end-section"] tags;\n'
-            f"  {MEANS}: the published means, {{label: {{mean, count}}}}.",
-            file=sys.stderr,
-        )
-        return None
-    missing = [name for name in (ANNOTATED, MEANS) if not (Path(named) / name).is_file()]
-    if missing:
-        print(f"make real: STEERKIT_REFERENCE holds no {' and no '.join(missing)}", file=sys.stderr)
-        raise SystemExit(2)
-    return Path(named)
 
 
 def own_chains() -> sk.Traces:
@@ -53,50 +23,15 @@ def own_chains() -> sk.Traces:
     return sk.read_traces(sk.data("traces/reasoning.jsonl"))
 
 
-def reference_chains(folder: Path, tokenizer: Any, tokens: int) -> tuple[sk.Traces, int]:
+def reference_chains(folder: Path, model: sk.ThinkingModel, tokens: int) -> tuple[sk.Traces, int]:
     """The first ``tokens`` tokens of each reference chain; parts that could not be placed."""
-    chains, unplaced = sk.read_tagged(folder / ANNOTATED)
-    return sk.Traces(head(trace, tokenizer, tokens) for trace in chains), len(unplaced)
+    chains, unplaced = sk.read_tagged(folder / CHAINS)
+    return sk.Traces(head(trace, model, tokens) for trace in chains), len(unplaced)
 
 
-def head(trace: sk.Trace, tokenizer: Any, tokens: int) -> sk.Trace:
-    """The chain's first ``tokens`` tokens, with the spans that lie wholly inside."""
-    offsets = tokenizer(trace.response, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
-    if len(offsets) <= tokens:
-        return trace
-    cut = offsets[tokens][0]
-    return replace(
-        trace,
-        response=trace.response[:cut],
-        spans=tuple(span for span in trace.spans if span.end <= cut),
-        metadata={**trace.metadata, "truncated": True},
-    )
-
-
-def published_directions(path: Path) -> dict[str, dict[str, Any]]:
-    """Directions of the published means by contrast and label, each ``[layer, d_model]``.
-
-    ``overall`` is mean(label) - mean(overall). The means of the labels allow ``rest`` (minus
-    the mean over the other labels' spans, spans equally) and ``balanced`` (labels equally) as
-    well; ``within`` would need the chains.
-    """
-    import torch
-
-    means = torch.load(path, weights_only=True)
-    labels = [name for name in means if name in {"initializing", *LABELS}]
-    mean = {name: means[name]["mean"].double() for name in labels}
-    count = {name: means[name]["count"] for name in labels}
-    directions: dict[str, dict[str, Any]] = {"rest": {}, "overall": {}, "balanced": {}}
-    for name in labels:
-        others = [other for other in labels if other != name]
-        total = sum(count[other] for other in others)
-        rest = sum(count[other] / total * mean[other] for other in others)
-        directions["rest"][name] = mean[name] - rest
-        directions["overall"][name] = mean[name] - means["overall"]["mean"].double()
-        directions["balanced"][name] = mean[name] - sum(mean[o] for o in others) / len(others)
-    return directions
+def published_tensors(path: Path, contrast: str) -> dict[str, Any]:
+    """The published directions ``[layer, d_model]`` under a contrast that means allow."""
+    return {name: d.tensor for name, d in sk.read_published(path, contrast=contrast).items()}
 
 
 def cosine(a: Any, b: Any) -> float:
@@ -142,7 +77,7 @@ def extraction(
     }
     by_layer = {}
     if published is not None:
-        theirs = published_directions(published)["rest"]
+        theirs = published_tensors(published, "rest")
         for label in labels:
             tensor = vectors[label].tensor
             rest[label] |= against_published(tensor[row], label, theirs, labels)
@@ -206,12 +141,14 @@ def other_contrasts(
     started = time.perf_counter()
     moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
     seconds = time.perf_counter() - started
-    theirs = {} if published is None else published_directions(published)
     labels = list(moments.labels)
     found: dict[str, Any] = {}
     for name in CONTRASTS:
         if name == "rest":
             continue
+        # `within` has no published counterpart and is set against `rest`
+        known = "rest" if name == "within" else name
+        theirs = {} if published is None else published_tensors(published, known)
         raw = contrast(moments, name)[:, 0]
         halves, shuffled = split_half(moments, name), split_half_shuffled(moments, name)
         found[name] = {}
@@ -222,19 +159,6 @@ def other_contrasts(
                 "split_half": float(halves[label][0]),
                 "split_half_shuffled": float(shuffled[label][0]),
             }
-            if theirs:  # `within` has no published counterpart and is set against `rest`
-                means = theirs.get(name, theirs["rest"])
-                found[name][label] |= against_published(direction, label, means, labels)
+            if theirs:
+                found[name][label] |= against_published(direction, label, theirs, labels)
     return found, round(seconds, 1)
-
-
-def progress(what: str) -> Any:
-    """A progress callback that prints one line, over and over."""
-    started = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        seconds = time.perf_counter() - started
-        print(f"\r{what}: {done}/{total}, {seconds:.0f} s", end=end, file=sys.stderr, flush=True)
-
-    return show

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from real_directions import LAYER
 from real_measures import measure, peak_memory
+from reference import LAYER
 
 import steerkit as sk
 from steerkit.answers import correct

@@ -39,6 +39,18 @@ def reference_folder(command: str, named: str | None = None) -> Path:
     return folder
 
 
+def reference_folder_if_named(command: str) -> Path | None:
+    """The folder, or ``None``, with a line about it, where the variable is not set at all."""
+    if os.environ.get("STEERKIT_REFERENCE"):
+        return reference_folder(command)
+    print(
+        f"{command}: STEERKIT_REFERENCE is not set, so nothing is compared with the reference "
+        "chains and the published means",
+        file=sys.stderr,
+    )
+    return None
+
+
 def head(trace: sk.Trace, model: sk.ThinkingModel, tokens: int) -> sk.Trace:
     """The chain's first ``tokens`` tokens, with the spans that lie wholly inside."""
     offsets = model.align(trace).offsets
