@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from steerkit.annotation import ANNOTATORS, Annotator
@@ -94,7 +95,7 @@ class Design:
     def tolerance(self) -> float:
         """How exactly borders of ranges are to be known: to the finest step of the curves."""
         steps = sorted({0.0, *self.coefficients})
-        gaps = [right - left for left, right in zip(steps, steps[1:], strict=False)]
+        gaps = [right - left for left, right in pairwise(steps)]
         return min([0.1, *gaps])
 
     @property
