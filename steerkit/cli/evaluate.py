@@ -36,8 +36,8 @@ DEFAULT_FOLDER = "out/evaluation"
 SMALL: dict[str, Any] = {
     "behavior": ["uncertainty-estimation", "example-testing", "backtracking"],
     "coefficients": [-0.3, -0.2, -0.1, 0.1, 0.2, 0.3],
-    "count": 60,
-    "control_tasks": 30,
+    "count": 40,
+    "control_tasks": 20,
     "random": 10,
     "shuffled": 10,
 }
@@ -159,12 +159,12 @@ def add_command(commands: Any, formatter: Any) -> None:
         metavar="N",
         help="Chains for each task. Default: %(default)s.",
     )
-    plan.add_argument("--count", type=positive, metavar="N", help="Tasks at most. Default: 60.")
+    plan.add_argument("--count", type=positive, metavar="N", help="Tasks at most. Default: 40.")
     plan.add_argument(
         "--control-tasks",
         type=positive,
         metavar="N",
-        help="Tasks that controls run on. Default: 30.",
+        help="Tasks that controls run on. Default: 20.",
     )
     for kind in ("random", "shuffled"):
         plan.add_argument(

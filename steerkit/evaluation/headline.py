@@ -68,6 +68,7 @@ def found_ranges(
     annotate: Callable[[Traces], Traces],
     unit: Unit | None,
     limit: float,
+    tolerance: float,
     folder: Path,
     tell: Callable[[str], None],
     **options: Any,
@@ -102,6 +103,7 @@ def found_ranges(
                 tasks,
                 annotate=annotate,
                 limit=limit,
+                tolerance=tolerance,
                 **options,
             )
             kept[name] = {

@@ -67,7 +67,7 @@ def test_a_choice_of_the_user_is_checked() -> None:
 def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
     asked = []
 
-    def find(model, term, tasks, *, annotate, limit, **options):
+    def find(model, term, tasks, *, annotate, limit, tolerance, **options):
         asked.append((term.direction.behavior, term.unit, limit, len(tasks)))
         return Ranges(Range(-0.25, 0.45), None, pd.DataFrame())
 
@@ -82,6 +82,7 @@ def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
             annotate=lambda traces: traces,
             unit="paper",
             limit=0.6,
+            tolerance=0.1,
             folder=tmp_path,
             tell=lambda text: None,
             **{**options, **changed},
