@@ -24,7 +24,7 @@ TASKS, SELECT = 120, 32
 _SMALL, _WIDE, _NARROW = 100e6, 256, 64
 _TRIED = 10
 """Coefficients that finding a range tries, about."""
-_LEAST = 0.6
+_LEAST = 0.4
 
 Ranges = Mapping[str, Mapping[str, Any]]
 """By behaviour ``fluent``, ``free`` (or ``None``) and ``found_on``."""
@@ -86,7 +86,7 @@ class Design:
 
     @property
     def limit(self) -> float:
-        """How far ranges are looked for: up to the largest coefficient, and 0.6 in any case."""
+        """How far ranges are looked for: up to the largest coefficient, and 0.4 in any case."""
         every = (*self.coefficients, *(c for several in self._widest.values() for c in several))
         return max(_LEAST, *map(abs, every))
 

@@ -87,7 +87,8 @@ def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
             **{**options, **changed},
         )
 
-    expected = {"backtracking": {"fluent": [-0.25, 0.45], "free": None, "found_on": 2}}
+    found_now = {"fluent": [-0.25, 0.45], "free": None, "found_on": 2, "looked_to": 0.6}
+    expected = {"backtracking": found_now}
     assert found() == expected and found() == expected
     assert asked == [("backtracking", "paper", 0.6, 2)]
     assert found(batch_size=3) == expected and len(asked) == 1  # changes no chain
@@ -106,5 +107,6 @@ def test_ranges_go_into_the_vectors_and_come_back() -> None:
         "fluent": [-0.2, 0.3],
         "free": [-0.1, 0.1],
         "found_on": None,
+        "looked_to": None,
     }
     assert vectors["backtracking"].fluent is None
