@@ -106,3 +106,17 @@ def test_what_cannot_be_drawn_is_refused(tables) -> None:
         plot_dose_response(found, against, SETTINGS, annotator="nobody")
     with pytest.raises(StatisticsError, match="nothing to draw"):
         plot_dose_response(found[found.kind != "steered"], against, SETTINGS)
+
+
+def test_a_single_behaviour_has_room_for_its_legend(tables) -> None:
+    found, against = tables
+    one = found[found.behavior.isna() | (found.behavior == "backtracking")]
+    figure = plot_dose_response(one, against, SETTINGS)
+    figure.canvas.draw()
+    (panel,) = panels(figure)
+    boxes = [panel.get_tightbbox(), figure.legends[0].get_window_extent()]
+    boxes += [text.get_window_extent() for text in figure.texts]
+    assert len(boxes) == 3
+    for i, a in enumerate(boxes):
+        assert a.x0 >= 0 and a.y0 >= 0 and a.x1 <= figure.bbox.x1
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
