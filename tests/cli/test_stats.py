@@ -50,7 +50,7 @@ def test_tables_say_what_the_library_says(run, files):
     assert "chains of 30 tasks, 0 chains without any; models: unknown" in result.out
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [74, 200])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_tables_fit_the_terminal_and_are_whole_in_a_file(files, width, terminal):
     screen = io.StringIO()
