@@ -103,7 +103,7 @@ class Endpoint:
         except ImportError:
             raise AnnotationError(
                 "the annotator judge needs the package openai",
-                fix="install the extra: pip install 'steerkit-thinking[judge]'",
+                fix="pip install openai; it is what the extra steerkit-thinking[judge] brings",
             ) from None
         key = self._key()
         password = urlsplit(self._address).password
