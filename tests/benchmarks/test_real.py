@@ -119,7 +119,8 @@ def test_a_plain_model_answers_anywhere() -> None:
     from tests.training.adapters import plain_model
 
     model, task = plain_model(), sk.Task(id="t", prompt="How many?", answer="7")
-    for text, right in (("It is so.\nAnswer: 7", True), ("**Answer:** 8", False), ("It is.", False)):
+    texts = {"It is so.\nAnswer: 7": True, "**Answer:** 8": False, "It is so.": False}
+    for text, right in texts.items():
         trace = sk.Trace(id="t", task_id="t", prompt="How many?", response=text)
         assert real_steering.answered(model, trace, task) is right
     assert not real_steering.answered(model, tiny_trace(["deduction"]), task)
