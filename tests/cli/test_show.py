@@ -6,7 +6,7 @@ from rich.console import Console
 
 import steerkit as sk
 from steerkit.behaviors import behavior
-from steerkit.cli.show import print_chain, rows
+from steerkit.cli.chain_rows import print_chain, rows
 from steerkit.viewing import show
 from tests.tiny import SENTENCES, tiny_traces
 from tests.viewing.chains import HOSTILE, ONE, OTHER, PLAIN, Page
