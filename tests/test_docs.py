@@ -23,6 +23,7 @@ def test_help_page_has_every_command_within_its_width(generator, monkeypatch):
     titles = re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
     commands = ["extract", "methods", "layers", "inspect", "generate", "annotate", "agree"]
     commands += ["import", "compare", "train", "train sft", "train rl"]
+    commands += ["train adapter"]
     assert titles == ["steerkit", *(f"steerkit {command}" for command in commands)]
     longest = max(len(line) for line in page.splitlines())
     assert 90 < longest <= 100, "wrapped at another width than the page's"
