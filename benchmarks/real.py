@@ -70,7 +70,8 @@ def directions(
     the vectors."""
     chains = own_chains()
     chains = chains if arguments.chains is None else chains[: arguments.chains]
-    means = None if reference is None else reference / MEANS
+    # the published means are of the 1.5B shape; another model has other axes
+    means = None if reference is None or arguments.model else reference / MEANS
     own = state / "vectors.safetensors"
     figures = kept(state / "extraction.json", lambda: extraction(model, chains, own, means))
     vectors = sk.read_vectors(own)

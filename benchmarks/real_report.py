@@ -294,6 +294,7 @@ def _between(results: Mapping[str, Any]) -> list[str]:
         return []
     own = results["extraction"]["contrasts"]["rest"]
     theirs = found["contrasts"]["rest"]
+    published = all("cosine" in row for row in (*own.values(), *theirs.values()))
     lines = [
         "",
         "## From which chains?",
@@ -302,16 +303,17 @@ def _between(results: Mapping[str, Any]) -> list[str]:
         "annotated chains of DeepSeek-R1-Distill-Qwen-1.5B (the first "
         f"{results['tokens_per_chain']} tokens of each), at layer {found['layer']}. *Corrected*: "
         "the cosine freed of what too few spans take from it; *others*: mean cosine with the "
-        "reference directions of the other labels; *published*: cosine of either with the "
-        "published direction.",
+        "reference directions of the other labels"
+        + ("; *published*: cosine of either with the published direction." if published else "."),
         "",
-        "| direction | spans | of reference | cosine | low | high | corrected | others "
-        "| published: own | published: reference |",
-        "|---" * 10 + "|",
+        "| direction | spans | of reference | cosine | low | high | corrected | others |"
+        + (" published: own | published: reference |" if published else ""),
+        "|---" * (10 if published else 8) + "|",
     ]
     for label, row in found["directions"].items():
         cells = [row[n] for n in ("cosine", "low", "high", "corrected")]
-        cells += [row["cosine_with_other_labels"], own[label]["cosine"], theirs[label]["cosine"]]
+        cells.append(row["cosine_with_other_labels"])
+        cells += [own[label]["cosine"], theirs[label]["cosine"]] if published else []
         lines.append(
             f"| {label} | {results['extraction']['spans'][label]} | {found['spans'][label]} | "
             + " | ".join(f"{value:.2f}" for value in cells)

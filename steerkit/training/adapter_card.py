@@ -104,7 +104,7 @@ the model writes more as these chains are written; whether it reasons better is 
 
 _TEMPLATE = """
 The folder brings a chat template: the base's, with the opening think string at the end of the
-prompt. Under the base's own template the model writes that string itself, as a rule.
+prompt. The loss counted that string too, so that the model was also trained to write it itself.
 """
 
 _CARD = """---
@@ -115,9 +115,9 @@ pipeline_tag: text-generation
 
 # {name}
 
-A LoRA adapter that makes {base} think before it answers: first a chain of thought that ends in
-`{think[1]}`, then the answer. It is for the study of reasoning behaviours, with the base beside
-it as the model that has not learned to think aloud.
+A LoRA adapter, trained to make {base} think before it answers: first a chain of thought that
+ends in `{think[1]}`, then the answer. It is for the study of reasoning behaviours, with the base
+beside it as the model that has not learned to think aloud.
 
 ## How it was made
 

@@ -81,6 +81,17 @@ def test_without_an_adapter_the_plain_model_alone_is_shown(run, tmp_path) -> Non
     assert "Does it think?" not in page and "The other contrasts: split-half cosine" in page
 
 
+def test_with_reference_chains_the_two_sets_are_compared(run, reference, monkeypatch, tmp_path):
+    monkeypatch.setenv("STEERKIT_REFERENCE", str(reference))
+    results, said = run("--adapter", "none")
+    assert "parts could not be placed" in said and results["reference"]["chains"] == 12
+    found = results["reference"]["directions"]
+    assert {"deduction", "uncertainty-estimation"} <= set(found)
+    assert all(-1 <= row["cosine"] <= 1 for row in found.values())
+    page = (tmp_path / "out/real/results/real.md").read_text()
+    assert "## From which chains?" in page and "published: own" not in page
+
+
 def test_two_sets_of_chains_are_compared_by_behaviour(monkeypatch) -> None:
     monkeypatch.setattr(real_directions, "LAYER", 1)
     model = tiny_model()
