@@ -36,8 +36,8 @@ DEFAULT_FOLDER = "out/evaluation"
 SMALL: dict[str, Any] = {
     "behavior": ["uncertainty-estimation", "example-testing", "backtracking"],
     "coefficients": [-0.3, -0.2, -0.1, 0.1, 0.2, 0.3],
-    "count": 60,
-    "control_tasks": 30,
+    "count": 40,
+    "control_tasks": 20,
     "random": 10,
     "shuffled": 10,
 }
@@ -159,12 +159,12 @@ def add_command(commands: Any, formatter: Any) -> None:
         metavar="N",
         help="Chains for each task. Default: %(default)s.",
     )
-    plan.add_argument("--count", type=positive, metavar="N", help="Tasks at most. Default: 60.")
+    plan.add_argument("--count", type=positive, metavar="N", help="Tasks at most. Default: 40.")
     plan.add_argument(
         "--control-tasks",
         type=positive,
         metavar="N",
-        help="Tasks that controls run on. Default: 30.",
+        help="Tasks that controls run on. Default: 20.",
     )
     for kind in ("random", "shuffled"):
         plan.add_argument(
@@ -402,7 +402,12 @@ def _store_ranges(
     """Keep ranges that were found in the vectors file, in the unit that is meant there."""
     from steerkit.evaluation.headline import with_ranges
 
-    found = {n: r for n, r in made.settings["ranges"].items() if r["found_on"] is not None}
+    # a border where the search ended would keep a wider search from going on
+    found = {
+        name: found
+        for name, found in made.settings["ranges"].items()
+        if found["found_on"] is not None and max(map(abs, found["fluent"])) < found["looked_to"]
+    }
     if not found or made.settings["unit"] != "norm":
         return False
     with_ranges(vectors, found).save(arguments.vectors)
@@ -456,8 +461,8 @@ def _show_claims(made: Evaluation, annotator: str) -> None:
     console.print(table(["behaviour", "at", "from %", "to %", "ratio", "claim"], claims))
     for row in rows:
         if row["reason"]:
-            name = f"{row['behavior']} {row['coefficient']:+g}"
-            console.print(f"  {name}: {row['reason']}", markup=False, soft_wrap=True)
+            claim = f"{row['behavior']} {row['coefficient']:+g}"
+            console.print(f"  {claim}: {row['reason']}", markup=False, soft_wrap=True)
     console.print()
     columns = ["behaviour", "at", "p", "random", "shuffled", "accuracy", "length"]
     console.print(table(columns, evidence))

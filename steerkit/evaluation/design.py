@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from steerkit.annotation import ANNOTATORS, Annotator
@@ -19,12 +20,12 @@ from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces, read_traces
 from steerkit.vectors import Direction, SteeringVectors, Unit
 
-TASKS, SELECT = 120, 32
+TASKS, SELECT = 120, 24
 """Puzzles to evaluate on, and select tasks to find ranges on, unless more are asked for."""
 _SMALL, _WIDE, _NARROW = 100e6, 256, 64
-_TRIED = 10
+_TRIED = 8
 """Coefficients that finding a range tries, about."""
-_LEAST = 0.6
+_LEAST = 0.4
 
 Ranges = Mapping[str, Mapping[str, Any]]
 """By behaviour ``fluent``, ``free`` (or ``None``) and ``found_on``."""
@@ -86,9 +87,16 @@ class Design:
 
     @property
     def limit(self) -> float:
-        """How far ranges are looked for: up to the largest coefficient, and 0.6 in any case."""
+        """How far ranges are looked for: up to the largest coefficient, and 0.4 in any case."""
         every = (*self.coefficients, *(c for several in self._widest.values() for c in several))
         return max(_LEAST, *map(abs, every))
+
+    @property
+    def tolerance(self) -> float:
+        """How exactly borders of ranges are to be known: to the finest step of the curves."""
+        steps = sorted({0.0, *self.coefficients})
+        gaps = [right - left for left, right in pairwise(steps)]
+        return min([0.1, *gaps])
 
     @property
     def _widest(self) -> dict[str, list[float]]:

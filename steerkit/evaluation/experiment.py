@@ -88,7 +88,7 @@ def evaluate(
         The annotated chains that the vectors were extracted from, for directions of shuffled
         labels; for a bundled model by default the bundled ones.
     select:
-        Tasks of the *select* set to find ranges on, of which the first 32 are used; with the
+        Tasks of the *select* set to find ranges on, of which the first 24 are used; with the
         default ``tasks`` puzzles of that set.
     behaviors:
         Those whose directions are steered; by default every one that has a layer.
@@ -246,6 +246,7 @@ def _ranges(planned: Design, folder: Path, tell: Callable[[str], None]) -> Range
         annotate=lambda written: annotate(written, planned.annotators[0]),
         unit=planned.unit,
         limit=planned.limit,
+        tolerance=planned.tolerance,
         folder=folder,
         tell=tell,
         **planned.options,

@@ -17,6 +17,7 @@ from steerkit.traces import Traces
 from steerkit.vectors import Direction, SteeringVectors, Unit
 
 RANGES = "ranges.json"
+_KEPT = ("fluent", "free", "found_on", "looked_to")
 
 
 def headline_coefficients(
@@ -67,13 +68,15 @@ def found_ranges(
     annotate: Callable[[Traces], Traces],
     unit: Unit | None,
     limit: float,
+    tolerance: float,
     folder: Path,
     tell: Callable[[str], None],
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """Fluent and free range of directions, by behaviour, kept in ``folder`` once found.
 
-    Returns ``fluent``, ``free`` (or ``None``) and ``found_on``, the number of select tasks;
+    Returns ``fluent``, ``free`` (or ``None``), ``found_on``, the number of select tasks, and
+    ``looked_to``, the limit: a border there is where the search ended, not the text.
     ``options`` are those of :func:`steerkit.generation.generate`.
     """
     path, kept = folder / RANGES, dict[str, Any]()
@@ -100,16 +103,18 @@ def found_ranges(
                 tasks,
                 annotate=annotate,
                 limit=limit,
+                tolerance=tolerance,
                 **options,
             )
             kept[name] = {
                 "fluent": list(found.fluent),
                 "free": None if found.free is None else list(found.free),
                 "found_on": len(tasks),
+                "looked_to": limit,
                 "mark": mark,
             }
             write_text_atomic(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
-        made[name] = {key: kept[name][key] for key in ("fluent", "free", "found_on")}
+        made[name] = {key: kept[name][key] for key in _KEPT}
     return made
 
 
@@ -118,7 +123,7 @@ def stored_range(direction: Direction) -> dict[str, Any] | None:
     if direction.fluent is None:
         return None
     free = None if direction.free is None else list(direction.free)
-    return {"fluent": list(direction.fluent), "free": free, "found_on": None}
+    return {"fluent": list(direction.fluent), "free": free, "found_on": None, "looked_to": None}
 
 
 def with_ranges(vectors: SteeringVectors, ranges: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -40,9 +40,12 @@ def test_shows_every_claim_and_why_it_does_not_hold(run, words, tmp_path) -> Non
     assert {split_of(f"Use {t[1:]}, 9, 2 to make 18.") for t in made.generations["task"]} == {
         "evaluate"
     }
-    # ranges that were found are in the vectors file, and not looked for again
+    # ranges that were found are in the vectors file, unless the search ended before the text did
     stored = sk.read_vectors(tmp_path / "mine.safetensors")
-    assert stored["backtracking"].fluent is not None and stored["deduction"].fluent is None
+    for name, found in made.settings["ranges"].items():
+        inside = max(map(abs, found["fluent"])) < found["looked_to"] == 0.4
+        assert stored[name].fluent == (tuple(found["fluent"]) if inside else None)
+    assert stored["deduction"].fluent is None
     again = run(*words)
     assert again.code == 0 and "looking how far" in result.err
     assert "looking how far" not in again.err and "stored in the vectors" not in again.out

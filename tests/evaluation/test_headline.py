@@ -67,7 +67,7 @@ def test_a_choice_of_the_user_is_checked() -> None:
 def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
     asked = []
 
-    def find(model, term, tasks, *, annotate, limit, **options):
+    def find(model, term, tasks, *, annotate, limit, tolerance, **options):
         asked.append((term.direction.behavior, term.unit, limit, len(tasks)))
         return Ranges(Range(-0.25, 0.45), None, pd.DataFrame())
 
@@ -82,12 +82,14 @@ def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
             annotate=lambda traces: traces,
             unit="paper",
             limit=0.6,
+            tolerance=0.1,
             folder=tmp_path,
             tell=lambda text: None,
             **{**options, **changed},
         )
 
-    expected = {"backtracking": {"fluent": [-0.25, 0.45], "free": None, "found_on": 2}}
+    found_now = {"fluent": [-0.25, 0.45], "free": None, "found_on": 2, "looked_to": 0.6}
+    expected = {"backtracking": found_now}
     assert found() == expected and found() == expected
     assert asked == [("backtracking", "paper", 0.6, 2)]
     assert found(batch_size=3) == expected and len(asked) == 1  # changes no chain
@@ -106,5 +108,6 @@ def test_ranges_go_into_the_vectors_and_come_back() -> None:
         "fluent": [-0.2, 0.3],
         "free": [-0.1, 0.1],
         "found_on": None,
+        "looked_to": None,
     }
     assert vectors["backtracking"].fluent is None
