@@ -34,7 +34,7 @@ format: $(READY) ## put the code into its one form
 effect: $(READY) ## does steering move the bundled model? (10 minutes)
 	$(BIN)/python benchmarks/effect.py
 
-report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an hour)
+report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an hour or two)
 	$(BIN)/python benchmarks/report.py
 
 pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 minutes)
