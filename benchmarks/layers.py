@@ -133,12 +133,13 @@ def plan(
     rows = (1 + 2 * names * len(layers)) * len(tasks)
     prompts = sum(len(model.render(task.prompt)) for task in tasks)
     # a backward pass costs about what a forward pass does: weights are not trained
+    each = read / len(chains)
     passes = 1 + (names + 1) + 1
     steps = 1 + (names + 2)
     return [
         ("extraction and areas", read + again, reading),
-        ("slopes: gradient, published", options.chains * options.read * passes, reading),
-        ("steps: gain, effect", options.step_chains * options.read * len(layers) * steps, reading),
+        ("slopes: gradient, published", options.chains * each * passes, reading),
+        ("steps: gain, effect", options.step_chains * each * len(layers) * steps, reading),
         ("sweep: prompts", rows // len(tasks) * prompts, reading),
         (f"sweep: {rows} chains", rows * options.tokens, writing),
     ]
@@ -226,7 +227,8 @@ def measured(
                 coefficient=options.coefficient,
                 layers=at,
                 chains=count,
-                tokens=options.read,
+                # the chains of another model are cut already, their prompts left whole
+                tokens=options.read if options.model == BUNDLED else 10**6,
             )
 
     areas = kept_table(state / "auroc.csv", lambda: scored(("auroc",), 1, layers))

@@ -43,19 +43,35 @@ def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
             lost.append(1 - float(got[chosen[str(name)]]) / best if best > 0 else np.nan)
         if not plain:
             continue
-        low, high = np.nanquantile(np.nanmean(drawn, axis=0), [0.025, 0.975])
+        means = _known_mean(drawn)
+        means = means[np.isfinite(means)]
+        low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (np.nan, np.nan)
         rows.append(
             {
                 "score": score,
-                "correlation": float(np.nanmean(plain)),
-                "low": float(low),
-                "high": float(high),
+                "correlation": _number(_known_mean(plain)),
+                "low": _number(low),
+                "high": _number(high),
                 "best_two": hits,
                 "behaviors": len(plain),
-                "lost": float(np.nanmean(lost)) if np.isfinite(lost).any() else None,
+                "lost": _number(_known_mean(lost)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _known_mean(rows: list[np.ndarray] | list[float]) -> np.ndarray:
+    """Mean over rows of what is known; NaN where nothing is."""
+    values = np.asarray(rows, dtype=float)
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _number(value: np.ndarray | float) -> float | None:
+    """A number as JSON knows it."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -80,7 +96,7 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame, figure: str = "lay
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {r['score']} | {r['correlation']:.2f} ({r['low']:.2f} to {r['high']:.2f}) | "
+        f"| {r['score']} | {_correlation(r)} | "
         f"{r['best_two']} of {r['behaviors']} | {_percent(r['lost'])} |"
         for r in content["agreement"]
     ]
@@ -135,6 +151,12 @@ def _what(content: Mapping[str, Any]) -> list[str]:
         "behaviours."
     )
     return said
+
+
+def _correlation(row: Mapping[str, Any]) -> str:
+    if row["correlation"] is None:
+        return "-"
+    return f"{row['correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _percent(share: float | None) -> str:

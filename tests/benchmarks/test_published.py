@@ -21,7 +21,7 @@ from tests.tiny import tiny_traces
 @pytest.fixture
 def folder(tmp_path):
     """A reference folder: tagged chains, and the means that another model has on others."""
-    model, _ = planted_model(400.0)
+    model, _ = planted_model(6.0)
     model.hf.save_pretrained(tmp_path / "tiny-model")
     build_tokenizer().save_pretrained(tmp_path / "tiny-model")
     records = [tagged(trace) for trace in tiny_traces(30)]
@@ -72,8 +72,8 @@ def test_a_run_is_gone_on_with_and_shared_directions_are_beyond_both_controls(
     assert set(made) == {f"published.{kind}" for kind in ("json", "csv", "md", "png")}
     found = pd.read_csv(results / "published.csv")
     own = found[(found.behavior == "backtracking") & (found.layer == 1)].iloc[0]
-    assert own.cosine > 0.95 and own.beyond  # planted in both
-    assert own.shuffled_high < 0.9 and own.others_highest < 0.9
+    assert own.cosine > 0.8 and own.beyond  # planted in both
+    assert own.shuffled < own.cosine - 0.1 and own.others_highest < own.cosine - 0.1
     assert own.shuffled_low <= own.shuffled <= own.shuffled_high
     # nothing is read twice, and a run that was cut short reads the rest
     assert published.main(words) == 0 and read == [8, 8, 8, 6]
