@@ -35,7 +35,9 @@ COEFFICIENTS = (-0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6
 
 def page(made: Evaluation) -> str:
     """What the README shows: every claim with its controls, and what it costs."""
-    settings, verdicts, costs = made.settings, made.verdicts, made.side_effects
+    settings, first = made.settings, made.annotators[0]
+    verdicts = made.verdicts[made.verdicts["annotator"] == first]
+    costs = made.side_effects[made.side_effects["annotator"] == first]
     lines = [
         "| behaviour | coefficient | unsteered | steered | ratio | p | random | shuffled "
         "| accuracy | tokens | the claim |",

@@ -120,6 +120,19 @@ def test_every_relative_link_leads_somewhere(page):
 
 
 @pytest.mark.slow
+def test_the_page_on_evaluation_runs_from_top_to_bottom(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    page = ROOT / "docs" / "evaluation.md"
+    for _, text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "amplify" in printed and "suppress" in printed
+    assert "backtracking-0.30@5" in names["made"].settings["conditions"], "as the page says"
+    assert (tmp_path / "out" / "first" / "verdicts.csv").is_file()
+
+
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path):
     if "countdown-thinking" not in bundled_models():
         pytest.skip("no bundled model in this checkout")
