@@ -38,6 +38,7 @@ from resumable import budget, kept_table, open_state, progress
 import steerkit as sk
 from steerkit.annotation import find_annotator
 from steerkit.cli.parser import layers as layer_list
+from steerkit.cli.tables import clean
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
 from steerkit.layer_choice.causal import shares_by_layer
@@ -306,7 +307,10 @@ def main(words: list[str] | None = None) -> int:
         "step_chains": options.step_chains,
         "read": options.read,
         "command": "make layers" if bundled else f"benchmarks/layers.py --model .../{model.name}",
-        "agreement": agreement(table).to_dict("records"),
+        "agreement": [
+            {k: clean(v) if isinstance(v, float) else v for k, v in row.items()}
+            for row in agreement(table).to_dict("records")
+        ],
         "chosen": chosen,
         "seconds": json.loads((state / "seconds.json").read_text()),
         "code": code_digest()[:12],

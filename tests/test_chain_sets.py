@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerkit.chain_sets import Passes, chain_sets
@@ -59,6 +59,7 @@ def test_what_has_no_spans_is_named() -> None:
         chain_sets(unparsed, None, None, "rest")
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     steps=st.lists(st.integers(1, 5), min_size=4, max_size=4),

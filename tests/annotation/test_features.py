@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
@@ -61,12 +61,11 @@ def test_weights_are_those_of_scikit_learn():
         assert len(known) > 3 and found.any()
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=7), st.integers(1, 3), st.integers(0, 2))
 def test_runs_are_those_of_scikit_learn(items: list[str], low: int, more: int) -> None:
     oracle = CountVectorizer(token_pattern=r"\S+", ngram_range=(low, low + more)).build_analyzer()
-    assert sorted(ngrams(items, low, low + more)) == sorted(
-        oracle.build_analyzer()(" ".join(items))
-    )
+    assert sorted(ngrams(items, low, low + more)) == sorted(oracle(" ".join(items)))
 
 
 def test_characters_are_runs_within_words():
@@ -93,7 +92,7 @@ def test_place_is_numbers_from_0_to_1():
     assert [f[6] for f in (first, second, third)] == [1.0, 0.0, 1.0]
     assert (first[9], second[9]) == (1.0, 0.0) and (first[10], second[10]) == (0.0, 1.0)
     assert (first[11], second[11]) == (0.0, 1.0) and (first[12], second[12]) == (0.0, 1.0)
-    assert second[8] == pytest.approx(3 / 7)  # numbers among words and marks
+    assert second[8] == 3 / 6  # numbers among words and marks; a comma belongs to its number
 
 
 def test_a_unit_without_known_features_has_length_0_and_no_nan():
