@@ -128,7 +128,7 @@ def finish_panel(axes: Axes, settings: Mapping[str, Any], unit: str, *, share: b
     """Axis labels, ticks (shares in percent) and grid of a panel."""
     axes.set_ylabel(unit)
     axes.set_xlabel(coefficient_label(settings))
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if share:
         axes.yaxis.set_major_formatter(FuncFormatter(_percent))

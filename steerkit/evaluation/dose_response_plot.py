@@ -89,8 +89,11 @@ def plot_dose_response(
     rows = -(-len(names) // columns)
     width = max(3.7 * columns, 5.2)
     text = wrapped(f"{caption} {_said(own, names, against, settings, annotator)}", width)
-    free = any(fluent_range(settings, name, "free") is not None for name in names)
-    handles = _handles(own, against, free=free)
+    known = {
+        kind: any(fluent_range(settings, name, kind) is not None for name in names)
+        for kind in ("fluent", "free")
+    }
+    handles = _handles(own, against, known)
     below = room_below(text, handles, width)
     height = 0.42 + 2.95 * rows + below
     with matplotlib.rc_context(STYLE):
@@ -130,7 +133,7 @@ def plot_dose_response(
 def _bands(axes: Axes, against: pd.DataFrame, base: float, curve: pd.DataFrame) -> None:
     """Rates under all controls at each headline coefficient, random to the left."""
     at = np.unique(curve["coefficient"].to_numpy(np.float64))
-    half = 0.3 * float(np.diff(at).min()) if len(at) > 1 else 0.03
+    half = min(0.3 * float(np.diff(at).min()), 0.03 * float(np.ptp(at))) if len(at) > 1 else 0.03
     for (sign, kind), part in against.groupby(["sign", "kind"], sort=False):
         size = float(part["coefficient"].abs().iloc[0])
         center = size if sign == "amplify" else -size
@@ -158,15 +161,18 @@ def _finish(axes: Axes, name: str, measure: str, settings: Mapping[str, Any]) ->
     axes.set_ylim(min(low, -0.02 * high), high)  # a point at zero is seen whole
 
 
-def _handles(own: pd.DataFrame, against: pd.DataFrame, *, free: bool) -> list[Any]:
-    """What the legend explains."""
+def _handles(own: pd.DataFrame, against: pd.DataFrame, known: Mapping[str, bool]) -> list[Any]:
+    """What the legend explains; ``known``: whether there is a fluent, a free range."""
     line: dict[str, Any] = {"color": FAINT, "marker": "o", "linewidth": 1.6, "markersize": 4.5}
+    outside: dict[str, Any] = line | {"linestyle": ":", "markerfacecolor": "white"}
     handles: list[Any] = [
-        Line2D([], [], label="steered, fluent", **line),
-        Line2D([], [], label="outside the fluent range", **line | {"linestyle": ":"}, mfc="white"),
-        Line2D([], [], label="unsteered", color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0),
+        Line2D([], [], label="steered, fluent" if known["fluent"] else "steered", **line)
     ]
-    if free:
+    if known["fluent"]:
+        handles.append(Line2D([], [], label="outside the fluent range", **outside))
+    dashes = (0, (4, 3))
+    handles.append(Line2D([], [], label="unsteered", color=FAINT, linestyle=dashes, linewidth=1.0))
+    if known["free"]:
         handles.append(Line2D([], [], label="accuracy kept", color=FREE, linewidth=5))
     kinds = set(against["kind"])
     if "random" in kinds:

@@ -92,6 +92,9 @@ def plot_side_effects(
         Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1.0, label="unsteered")
     )
     below = room_below(text, handles, width)
+    # all panels have the same axis, also those that not every coefficient was measured for
+    at = np.append(steered["coefficient"].to_numpy(np.float64), 0.0)
+    across = at.min() - 0.05 * np.ptp(at), at.max() + 0.05 * np.ptp(at)
     height = 0.38 + 2.6 * rows + below
     with matplotlib.rc_context(STYLE):
         figure = ReportFigure(figsize=(width, height), dpi=150, facecolor="white")
@@ -110,6 +113,8 @@ def plot_side_effects(
         for panel, measure in zip(axes.flat, measures, strict=False):
             part = table[table["measure"] == measure]
             base = part[part["kind"] == "baseline"]
+            if measure == "kl":  # that of a model from itself, where it was not computed
+                base = base.fillna({"value": 0.0})
             _ground(panel, base, part[part["kind"] == "random"])
             steps = np.diff(np.unique(part["coefficient"].to_numpy(np.float64)))
             aside = 0.07 * float(steps.min()) if len(steps) else 0.0
@@ -123,6 +128,7 @@ def plot_side_effects(
             title, unit, is_share = TITLES[measure]
             panel.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
             finish_panel(panel, settings, unit, share=is_share)
+            panel.set_xlim(*across)
         write_below(figure, text, handles)
     return figure
 

@@ -202,7 +202,7 @@ def _objections(claim: Claim, row: Mapping[str, Any]) -> Iterator[str]:
             yield f"{number - row[f'{kind}_beaten']} of {number} {name} do as much"
         if number and moved > 0 and not row[f"{kind}_mean"] <= MOST_CONTROL * moved:
             part = 100 * row[f"{kind}_mean"] / moved
-            yield f"{kind} directions move it {part:.1f} % as far on average (at most 25 %)"
+            yield f"{kind} directions move it {part:.3g} % as far on average (at most 25 %)"
     number = row["random"] + row["shuffled"]
     if row["random"] and row["shuffled"] and number < FEWEST_CONTROLS:
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from steerkit.errors import StatisticsError
@@ -70,3 +71,15 @@ def test_nothing_steered_is_refused(found) -> None:
         plot_side_effects(found[found.kind != "steered"], SETTINGS)
     with pytest.raises(StatisticsError, match="no condition is steered"):
         plot_side_effects(found.assign(value=np.nan), SETTINGS)
+
+
+def test_the_divergence_of_the_unsteered_model_from_itself_is_nothing(found) -> None:
+    moved = found[found.measure == "accuracy"].assign(measure="kl")
+    moved.loc[moved.kind == "baseline", ["value", "low", "high"]] = np.nan
+    few = moved[(moved.kind == "baseline") | moved.headline.astype(bool)]
+    figure = plot_side_effects(pd.concat([found, few]), SETTINGS)
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+    (line,) = [x for x in panels["Divergence"].lines if x.get_gid() == "backtracking"]
+    shown = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert sorted(shown) == [-0.2, 0.0, 0.3] and shown[0.0] == 0
+    assert panels["Divergence"].get_xlim() == panels["Accuracy"].get_xlim()
