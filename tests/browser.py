@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 180.0
+"""Seconds to wait for an answer: machines that run tests can be busy."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -95,7 +97,7 @@ class Browser:
         self.complaints.clear()
         self._loaded = False
         self._call("Page.navigate", url=path.resolve().as_uri())
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while not self._loaded:
             self._receive(until)
         # everything is decoded and laid out before anybody looks
@@ -132,7 +134,9 @@ class Browser:
         path.write_bytes(base64.b64decode(made["data"]))
         return path
 
-    def _call(self, method: str, *, patience: float = 60.0, **parameters: Any) -> dict[str, Any]:
+    def _call(
+        self, method: str, *, patience: float = PATIENCE, **parameters: Any
+    ) -> dict[str, Any]:
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
