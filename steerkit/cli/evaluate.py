@@ -474,13 +474,8 @@ def _signed(value: float, digits: int) -> str:
 
 def _independence(settings: dict[str, Any], annotator: str) -> str:
     entry = next(e for e in settings["annotators"] if e["name"] == annotator)
-    said = f"Labelled by {annotator}, "
-    if entry["same_as_extraction"]:
-        said += "which labelled the chains that the directions come from as well"
-        said += ": exact here" if annotator == "grammar" else ": not an independent judge"
-    else:
-        said += "which did not label the chains that the directions come from"
-    return said + (f"; {entry['agreement']}." if entry["agreement"] else ".")
+    said = f"Labels:  {entry['note']}"
+    return said + (f" Agreement: {entry['agreement']}." if entry["agreement"] else "")
 
 
 def _notes(settings: dict[str, Any]) -> list[str]:

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steerkit.annotation import Annotator
 from steerkit.evaluation.conditions import Condition
 from steerkit.evaluation.design import Design, Ranges
 from steerkit.evaluation.held_out import set_facts
+from steerkit.independence import annotator_relation, independence_note
 from steerkit.provenance import model_facts, versions
 from steerkit.vectors import CURVES, SteeringVectors
 from steerkit.writing import LONGEST
@@ -39,7 +41,6 @@ def settings_of(
     made_by = model_facts(model) | {
         key: options[key] for key in ("seed", "temperature", "top_p", "max_new_tokens")
     }
-    known = set(design.source.provenance.get("annotators", ()))
     headline = {}
     for name, several in tested.items():
         down, up = [c for c in several if c < 0], [c for c in several if c > 0]
@@ -62,12 +63,7 @@ def settings_of(
         "requests": design.requests,
         "unreadable": design.unreadable,
         "annotators": [
-            {
-                "name": annotator.name,
-                "same_as_extraction": annotator.name in known,
-                "agreement": None,
-            }
-            for annotator in design.annotators
+            annotator_facts(design.source, annotator) for annotator in design.annotators
         ],
         "sets": set_facts(design.source, used, design.tasks),
         "forced": [task.id for task in design.shared],
@@ -77,6 +73,22 @@ def settings_of(
         "command": command,
         "versions": versions(),
         "machine": machine_facts(),
+    }
+
+
+def annotator_facts(vectors: SteeringVectors, annotator: Annotator) -> dict[str, Any]:
+    """Who scores, and whether it labelled the chains that the directions come from as well.
+
+    ``same_as_extraction`` is missing (``None``) where the vectors do not say who did; ``note``
+    is the sentence of :func:`steerkit.independence.independence_note`.
+    """
+    relation = annotator_relation(vectors, annotator)
+    return {
+        "name": annotator.name,
+        "relation": relation,
+        "same_as_extraction": None if relation == "unknown" else relation == "same",
+        "note": independence_note(vectors, annotator),
+        "agreement": None,
     }
 
 

@@ -33,7 +33,9 @@ def annotator_texts(settings: Mapping[str, Any], names: Sequence[str]) -> list[s
         text = f"{name}: "
         if short_name(name) == "grammar":
             text += "exact on chains of the bundled models, whose grammar it knows; "
-        if same is True:
+        if note := entry.get("note"):
+            text = f"{note} "
+        elif same is True:
             text += (
                 "it also labelled the chains that the directions come from, so that a mistake "
                 "it makes in both places can pass for an effect. "

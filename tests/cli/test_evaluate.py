@@ -32,8 +32,8 @@ def test_shows_every_claim_and_why_it_does_not_hold(run, words, tmp_path) -> Non
     assert "about" in result.err and "chains in" in result.err
     for text in ("backtracking", "uncertainty-estimation", "-0.2@", "+0.2@", "too few", "random"):
         assert text in result.out, text
-    assert "Labelled by grammar, which did not label the chains" in result.out
-    assert "Labelled by rules@" in result.out and "kappa" in result.out
+    assert "Labels:  grammar" in result.out
+    assert "Labels:  rules@" in result.out and "kappa" in result.out
     assert "does not know the words" in result.out and "3 held-out tasks" in result.out
     made = sk.read_evaluation(tmp_path / "out" / "evaluation")
     assert made.settings["command"].startswith("steerkit evaluate --model")

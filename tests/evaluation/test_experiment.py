@@ -13,6 +13,7 @@ from steerkit.errors import EvaluationError
 from steerkit.evaluation import chain_writing
 from steerkit.evaluation.chain_writing import generate
 from steerkit.evaluation.conditions import condition_name
+from steerkit.independence import annotator_relation, independence_note
 from steerkit.tasks import Task, split_of
 from steerkit.traces import Traces
 from tests.tiny import tiny_model, tiny_traces
@@ -177,7 +178,7 @@ def test_an_interrupt_keeps_what_is_finished(evaluate, monkeypatch, tmp_path) ->
     assert sum(calls) == 4 * 9 + 2 * 8 - 2
 
 
-def test_it_is_read_back_as_it_was_written(evaluate, tmp_path) -> None:
+def test_it_is_read_back_as_it_was_written(evaluate, vectors, tmp_path) -> None:
     told, steps = [], []
     made = evaluate(
         tell=told.append, progress=lambda *step: steps.append(step), command="steerkit evaluate"
@@ -194,11 +195,10 @@ def test_it_is_read_back_as_it_was_written(evaluate, tmp_path) -> None:
     assert facts["ranges"]["backtracking"]["fluent"] == [-0.25, 0.35]
     assert facts["command"] == "steerkit evaluate" and facts["seconds"] > 0
     assert facts["controls"] == {"random": 2, "shuffled": 1} and facts["forced"] == []
-    assert facts["annotators"][0] == {
-        "name": "grammar",
-        "same_as_extraction": False,
-        "agreement": None,
-    }
+    found = facts["annotators"][0]
+    assert found["name"] == "grammar" and found["agreement"] is None
+    assert found["relation"] == annotator_relation(vectors, "grammar")
+    assert found["note"] == independence_note(vectors, "grammar")
     assert facts["sets"]["evaluate"]["tasks"] == 4 and facts["requests"] == {}
     assert facts["unreadable"] and facts["answers"] == {"puzzle rules": 104}
     assert sk.read_vectors(tmp_path / "evaluation" / "vectors.safetensors")["deduction"].layer == 1
