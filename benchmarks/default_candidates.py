@@ -12,9 +12,10 @@ import torch
 from bare_vectors import bare_vectors
 
 import steerkit as sk
-from steerkit.evidence import described, gathered
+from steerkit.evidence import described, gathered, plain
 from steerkit.layer_choice import auroc
 from steerkit.layer_choice.forcing import Forced, forced_batches, last_states, log_probabilities
+from steerkit.layer_choice.suggestion import Suggestion
 from steerkit.methods import METHODS
 from steerkit.terms import Terms
 
@@ -87,8 +88,9 @@ def _extract(
 ) -> None:
     used, kept = traces.split("extract"), traces.split("select")
     with gathered(model, used, list(dict.fromkeys(method for method, _ in paths))) as evidence:
-        plain = bare_vectors(model, evidence.moments, traces, today)
-        layers = {name: plain[name].layer for name in BEHAVIORS}
+        current = bare_vectors(model, evidence.moments, traces, today)
+        layers = {name: current[name].layer for name in BEHAVIORS}
+        chosen = Suggestion(layers, dict.fromkeys(BEHAVIORS, "gradient"))
         started = perf_counter()
         _ = evidence.precision  # shared by all contrasts that whiten, and counted for each
         whitened = perf_counter() - started
@@ -104,8 +106,9 @@ def _extract(
         curves = auroc(model, kept, flat, every, targets={key: key[2] for key in flat})
         for key, path in paths.items():
             areas = {name: curves[*key, name] for name in BEHAVIORS}
-            made = described(evidence, *key, raw[key], areas, layers, model.n_layers)
-            facts = {**plain.provenance, "contrast": key[1], "method": METHODS[key[0]].title}
+            bare = plain(evidence, raw[key], model.n_layers)
+            made = described(evidence, *key, bare, areas, chosen)
+            facts = {**current.provenance, "contrast": key[1], "method": METHODS[key[0]].title}
             sk.SteeringVectors(made, {**facts, "seconds": seconds[key]}).save(path)
 
 

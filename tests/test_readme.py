@@ -62,7 +62,7 @@ def test_blocks_and_commands_are_found():
     assert commands("$ a 'b c' \\\n    d && e\noutput\n$ f\n") == [["a", "b c", "d"], ["e"], ["f"]]
     typed = {" ".join(words[:2]) for page in PAGES for words in all_commands(page)}
     assert {"make extract", "steerkit extract", "steerkit generate"} <= typed
-    assert len(all_commands(TRANSCRIPT)) == 4
+    assert len(all_commands(TRANSCRIPT)) == 7
 
 
 @BY_PAGE
@@ -189,7 +189,8 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 code = main(words[1:])
                 assert code == 0, (words, capsys.readouterr().err)
                 ran.append(words[1])
-    assert ran == ["generate", "python", "python", "extract", "generate", "python"]
+    annotated = ["annotate"] * 3
+    assert ran == ["generate", *annotated, "python", "python", "extract", "generate", "python"]
     assert sk.read_traces("out/r1_own.jsonl").counts()["deduction"] > 0
     vectors = sk.read_vectors("out/r1.safetensors")
     assert {"backtracking", "uncertainty-estimation", "example-testing"} <= set(vectors)

@@ -61,7 +61,10 @@ def test_labels_of_ones_own_are_declared(run, files, tmp_path):
         (["a.jsonl", "other.jsonl"], "no chain in common"),
         (["a.jsonl", "b.jsonl", "--unit", "tokens"], "--tokenizer together"),
         (["a.jsonl", "b.jsonl", "--tokenizer", "x"], "--tokenizer together"),
-        (["a.jsonl", "b.jsonl", "--unit", "tokens", "--tokenizer", "/nowhere/x"], "no tokenizer"),
+        (
+            ["a.jsonl", "b.jsonl", "--unit", "tokens", "--tokenizer", "/nowhere/x"],
+            "cannot load the tokenizer",
+        ),
         (["a.jsonl", "b.jsonl", "--unit", "words"], "invalid choice"),
     ],
 )

@@ -151,7 +151,7 @@ def test_the_page_knows_the_tokens_of_a_model(run, files, tmp_path, model_folder
         (["one.jsonl", "--vectors", "x"], "--vectors is for pages"),
         (["one.jsonl", "--html", "p.html", "--vectors", "x"], "Give --model"),
         (["one.jsonl", "--html", "p.html", "--window", "1,2"], "Give --model"),
-        (["one.jsonl", "--html", "p.html", "--model", "/no/x"], "no tokenizer"),
+        (["one.jsonl", "--html", "p.html", "--model", "/no/x"], "cannot load the tokenizer"),
         (
             ["one.jsonl", "--html", "p.html", "--model", "countdown-thinking", "--window", "x"],
             "not a window",
