@@ -24,7 +24,7 @@
 # The first two are answered on the *select* tasks, the third on the *evaluate* tasks. Extraction
 # used the third set of tasks, *extract*. A number that was tuned on a task proves nothing on it.
 #
-# It runs in about three minutes on a laptop.
+# It runs in a few minutes on a laptop.
 
 # %%
 import warnings
@@ -68,7 +68,7 @@ scores = score_layers(
     coefficient=0.2,
     tasks=select,
     annotate=sk.annotate,
-    max_new_tokens=600,
+    max_new_tokens=400,
 )
 choice = choose_layers(vectors, scores, "sweep")
 caption = f"{model.name}, {len(select)} select tasks, step 0.2."
@@ -88,7 +88,9 @@ plot_layer_scores(scores, choice.layers, score="sweep", caption=caption)
 # needs a behaviour to find answers loses them when the behaviour goes.
 
 # %%
-choice = with_ranges(choice, model, select, sk.annotate, max_new_tokens=600)
+choice = with_ranges(
+    choice, model, select[:12], sk.annotate, limit=0.5, tolerance=0.1, max_new_tokens=400
+)
 for name in behaviors:
     found = choice.ranges[name]
     print(
@@ -123,21 +125,21 @@ choice.ranges["backtracking"].table.round(2)
 evaluation = sk.evaluate(
     model,
     choice.vectors,
-    [task for task in tasks if split_of(task.prompt) == "evaluate"][:40],
+    [task for task in tasks if split_of(task.prompt) == "evaluate"][:24],
     traces=traces,
-    behaviors=behaviors,
-    coefficients=(-0.3, -0.2, -0.1, 0.1, 0.2, 0.3),
-    control_tasks=20,
+    behaviors=["example-testing", "backtracking"],
+    coefficients=(-0.3, -0.15, 0.15, 0.3),
+    control_tasks=8,
     random=10,
     shuffled=10,
-    max_new_tokens=600,
+    max_new_tokens=400,
     out=Path(mkdtemp()) / "evaluation",
 )
 evaluation.verdicts
 
 # %% [markdown]
 # One row a claim. `holds` is the conclusion, and the columns before it are the conditions it rests
-# on. A claim that does not hold is not a failure of the notebook: with forty tasks an effect
+# on. A claim that does not hold is not a failure of the notebook: with twenty-four tasks an effect
 # that is real can miss, above all for a behaviour that is rare.
 #
 # The dose-response curves show the same at every coefficient, with the controls beside them.
@@ -176,7 +178,7 @@ print(evaluation.report())
 #   *select* tasks. `evaluate` refuses tasks that the vectors have seen.
 # - **The annotator judges itself.** Here the grammar is exact. With a real model the annotator that
 #   labelled the extraction chains should not be the only one that scores; the verdicts say who did.
-# - **Many claims.** Three behaviours and two signs are six tests; p-values are adjusted for them.
+# - **Many claims.** Two behaviours and two signs are four tests; p-values are adjusted for them.
 # - **A layer that was lucky.** The best of six noisy layers looks better than it is. The evaluation
 #   on other tasks takes that away again.
 #

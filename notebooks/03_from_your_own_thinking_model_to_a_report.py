@@ -49,9 +49,9 @@ model
 
 # %%
 if bundled:
-    tasks = sk.read_tasks(sk.data("tasks/countdown.jsonl"))[:320]
+    tasks = sk.read_tasks(sk.data("tasks/countdown.jsonl"))[:240]
     annotator, annotators = "grammar", ["grammar"]
-    length, behaviors = 600, ["uncertainty-estimation", "backtracking"]
+    length, behaviors = 400, ["uncertainty-estimation", "backtracking"]
 else:
     tasks = sk.read_tasks(sk.data("tasks/reasoning.jsonl"))
     annotator, annotators = "classifier", ["rules", "classifier"]
@@ -113,7 +113,8 @@ def label(chains):
 
 
 select = select_tasks(vectors, traces, by_set["select"], 24)
-choice = with_ranges(choice, model, select, label, max_new_tokens=length, temperature=temperature)
+options = {"max_new_tokens": length, "temperature": temperature}
+choice = with_ranges(choice, model, select[:12], label, limit=0.5, tolerance=0.1, **options)
 choice.vectors.save(out / "vectors.safetensors")
 {name: choice.ranges[name].fluent for name in behaviors}
 
@@ -128,11 +129,11 @@ choice.vectors.save(out / "vectors.safetensors")
 evaluation = sk.evaluate(
     model,
     choice.vectors,
-    by_set["evaluate"][:40],
+    by_set["evaluate"][:24],
     traces=traces,
     behaviors=behaviors,
     coefficients=(-0.3, -0.15, 0.15, 0.3),
-    control_tasks=16,
+    control_tasks=8,
     random=10,
     shuffled=10,
     annotators=annotators,
