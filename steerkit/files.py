@@ -1,4 +1,4 @@
-"""Files: JSON lines with exact places for errors, and writing that is never half done."""
+"""Files: JSON lines and tensors, errors with exact places, writing that is never half done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from steerkit.errors import ResourceError, SteerkitError
 
@@ -92,6 +92,30 @@ def _finite(digits: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{digits}, which is too large")
     return number
+
+
+def read_safetensors(
+    path: str | Path,
+    error: type[SteerkitError],
+    *,
+    framework: Literal["pt", "np"] = "pt",
+    fix: str | None = None,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and all tensors of a safetensors file, on the CPU; nothing is unpickled.
+
+    ``framework`` says whether they become torch tensors or numpy arrays. Raises ``error``, with
+    ``fix``, for a file that is none or is damaged. Whether it is there is the caller's to see.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework=framework) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except SafetensorError as problem:
+        raise error(
+            "not a readable safetensors file", found=str(problem), where=path, fix=fix
+        ) from None
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerkit.behaviors import behavior, behaviors
 from steerkit.errors import BehaviorError, ResourceError, VectorsError
+from steerkit.files import read_safetensors
 
 OVERALL = "overall"
 """The label of the mean over whole thinking sections, each response equally."""
@@ -57,7 +58,7 @@ def _read(path: str | Path) -> object:
     with file.open("rb") as opened:
         head = opened.read(9)
     if head[8:] == b"{":  # safetensors: the length of its header, then the header as JSON
-        return _read_safetensors(file)
+        return _tensors_by_label(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as problem:  # a damaged pickle can raise nearly anything
@@ -78,22 +79,14 @@ def _read(path: str | Path) -> object:
         ) from None
 
 
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            if "steerkit" in (file.metadata() or {}):
-                raise VectorsError(
-                    "this is a vectors file already",
-                    where=path,
-                    fix="use it as it is; in Python: sk.read_vectors(path)",
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
+def _tensors_by_label(path: Path) -> object:
+    metadata, tensors = read_safetensors(path, VectorsError)
+    if "steerkit" in metadata:
         raise VectorsError(
-            "not a readable safetensors file", found=str(problem), where=path
-        ) from None
+            "this is a vectors file already",
+            where=path,
+            fix="use it as it is; in Python: sk.read_vectors(path)",
+        )
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         label, _, part = key.rpartition(".")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from steerkit.errors import ExtractionError, ResourceError, SteerkitError
-from steerkit.files import write_bytes_atomic
+from steerkit.files import read_safetensors, write_bytes_atomic
 from steerkit.moments import Moments
 from steerkit.positions import Window
 from steerkit.reading import COLUMNS, SPLITS
@@ -57,18 +57,9 @@ def read_moments(path: str | Path) -> Moments:
     Raises :class:`ResourceError` for a missing file, :class:`ExtractionError` for one that is
     damaged, holds no moments, or was written by a version that kept other columns.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(path).is_file():
         raise ResourceError("no such moments file", where=path)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise ExtractionError(
-            "not a readable safetensors file", found=str(problem), where=path
-        ) from None
+    metadata, tensors = read_safetensors(path, ExtractionError)
     try:
         header = json.loads(metadata["steerkit-moments"])
         if (header["format"], header["columns"]) != (FORMAT, [COLUMNS, SPLITS]):

@@ -13,7 +13,7 @@ from steerkit.behaviors import Behavior, behaviors, declare
 from steerkit.cosine_matrix import PARTS, Cosines
 from steerkit.direction import CURVES, NORMS, Direction
 from steerkit.errors import ResourceError, SteerkitError, VectorsError
-from steerkit.files import write_bytes_atomic
+from steerkit.files import read_safetensors, write_bytes_atomic
 from steerkit.vectors import SteeringVectors
 
 FORMAT = 2
@@ -75,23 +75,15 @@ def read_vectors(path: str | Path) -> SteeringVectors:
     :class:`ResourceError` for a missing file, :class:`VectorsError` for one that is
     damaged, no vectors file, or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(path).is_file():
         raise ResourceError(
             "no such vectors file", where=path, fix="make it with: steerkit extract"
         )
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise VectorsError(
-            "not a readable safetensors file",
-            found=str(problem),
-            where=path,
-            fix="published mean activations become vectors with: steerkit import FILE",
-        ) from None
+    metadata, tensors = read_safetensors(
+        path,
+        VectorsError,
+        fix="published mean activations become vectors with: steerkit import FILE",
+    )
     try:
         header = json.loads(metadata["steerkit"])
         if header["format"] > FORMAT:

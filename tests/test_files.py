@@ -14,7 +14,7 @@ import pytest
 
 import steerkit
 from steerkit.errors import ResourceError, SteerkitError, TaskError, TraceError
-from steerkit.files import read_jsonl, write_bytes_atomic, write_text_atomic
+from steerkit.files import read_jsonl, read_safetensors, write_bytes_atomic, write_text_atomic
 
 
 def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -196,3 +196,18 @@ def test_places_that_cannot_be_written_are_typed_errors(tmp_path):
         assert isinstance(error.value, ResourceError) and error.value.where == str(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old" and not any((tmp_path / "folder").iterdir())
+
+
+def test_tensors_come_with_their_metadata_and_damage_is_the_callers_error(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.arange(3.0)}, path, metadata={"kind": "planted"})
+    metadata, tensors = read_safetensors(path, TaskError)
+    assert metadata == {"kind": "planted"}
+    torch.testing.assert_close(tensors["x"], torch.arange(3.0))
+    assert read_safetensors(path, TaskError, framework="np")[1]["x"].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(TaskError, match=r"not a readable.*Make it again"):
+        read_safetensors(path, TaskError, fix="make it again")

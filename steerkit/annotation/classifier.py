@@ -18,7 +18,7 @@ from steerkit.annotation.features import Unit, matrix, trace_units
 from steerkit.annotation.sentences import splitter_name
 from steerkit.behaviors import UNPARSED, Behavior, behaviors, declare
 from steerkit.errors import AnnotationError, ResourceError, SteerkitError
-from steerkit.files import write_bytes_atomic
+from steerkit.files import read_safetensors, write_bytes_atomic
 from steerkit.resources import data
 from steerkit.traces import Span, Trace
 
@@ -166,21 +166,12 @@ def read_classifier(path: str | Path | None = None) -> Classifier:
     are not known yet are declared. Raises :class:`ResourceError` for a missing file and
     :class:`AnnotationError` for one that is damaged, no classifier, or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
     source = data(BUNDLED) if path is None else Path(path)
     if not source.is_file():
         raise ResourceError(
             "no such classifier", where=source, fix="fit one with steerkit annotate --fit --save"
         )
-    try:
-        with safe_open(str(source), framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as problem:
-        raise AnnotationError(
-            "not a readable safetensors file", found=problem, where=source
-        ) from None
+    metadata, tensors = read_safetensors(source, AnnotationError, framework="np")
     try:
         header = json.loads(metadata[_KEY])
         if header["format"] > FORMAT:

@@ -14,7 +14,7 @@ from steerkit.cli.parser import add_declare_option, add_verbosity, positive
 from steerkit.cli.screen import progress, say, status, stderr, stdout
 from steerkit.cli.sources import check_output, declare_all, read_chains
 from steerkit.cli.tables import count, percent, table
-from steerkit.errors import AnnotationError, ResourceError
+from steerkit.errors import AnnotationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,13 +138,9 @@ def run(arguments: argparse.Namespace) -> None:
     for written in (out, arguments.save and Path(arguments.save)):
         if written is None:
             continue
-        check_output(written)
-        if written.resolve() == source.resolve():
-            raise ResourceError(
-                "the output would overwrite the chains that are read",
-                where=written,
-                fix="name another file with --out",
-            )
+        check_output(
+            written, over=[source], refusal="the output would overwrite the chains that are read"
+        )
     declare_all(arguments.declare)
     chains, unplaced = read_chains([arguments.file])
     judge = judge_from(arguments) if arguments.annotator == "judge" else None

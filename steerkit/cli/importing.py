@@ -12,7 +12,7 @@ from steerkit.cli.parser import DEFAULT_VECTORS, add_declare_option, add_verbosi
 from steerkit.cli.screen import status, stdout
 from steerkit.cli.sources import check_output, declare_all
 from steerkit.cli.tables import MISSING, clean, count, number, table
-from steerkit.errors import ResourceError, VectorsError
+from steerkit.errors import VectorsError
 
 if TYPE_CHECKING:
     from steerkit.vectors import SteeringVectors
@@ -115,13 +115,11 @@ def layer_option(text: str) -> tuple[str | None, int]:
 def run(arguments: argparse.Namespace) -> None:
     """Read the means, write the vectors, print the table or the JSON object."""
     out = Path(arguments.out)
-    check_output(out)
-    if out.exists() and Path(arguments.file).exists() and out.samefile(arguments.file):
-        raise ResourceError(
-            "the vectors would overwrite the means that are read",
-            where=out,
-            fix="name another file with --out",
-        )
+    check_output(
+        out,
+        over=[arguments.file],
+        refusal="the vectors would overwrite the means that are read",
+    )
     declare_all(arguments.declare)
     with status("reading means"):
         from steerkit.published import read_published

@@ -20,7 +20,6 @@ from steerkit.cli.parser import (
 from steerkit.cli.screen import status, stdout
 from steerkit.cli.sources import check_output, load_model
 from steerkit.cli.tables import MISSING, clean, count, number, table
-from steerkit.errors import ResourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,13 +117,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Read the file, and show what is in it."""
     figure = None if arguments.figure is None else Path(arguments.figure)
     if figure is not None:
-        check_output(figure)
-        if figure.resolve() == Path(arguments.vectors).resolve():
-            raise ResourceError(
-                "the figure would overwrite the vectors file",
-                where=figure,
-                fix="name another file with --figure",
-            )
+        check_output(
+            figure,
+            over=[arguments.vectors],
+            refusal="the figure would overwrite the vectors file",
+            option="--figure",
+        )
     with status("reading vectors"):
         from steerkit.cosine_matrix import middle_layer
         from steerkit.vectors_file import read_vectors

@@ -110,13 +110,12 @@ def add_command(commands: Any, formatter: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Read the files, choose chains, print them or write the page."""
     if arguments.html is not None:
-        check_output(Path(arguments.html))
-        if Path(arguments.html).resolve() in [Path(file).resolve() for file in arguments.files]:
-            raise ResourceError(
-                "the page would overwrite the chains that are read",
-                where=arguments.html,
-                fix="name another file with --html",
-            )
+        check_output(
+            Path(arguments.html),
+            over=arguments.files,
+            refusal="the page would overwrite the chains that are read",
+            option="--html",
+        )
     else:
         useless = [o for o in ("vectors", "window", "model") if getattr(arguments, o) is not None]
         if useless:

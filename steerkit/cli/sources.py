@@ -167,8 +167,13 @@ def read_prompts(prompts: Sequence[str], tasks: str | None) -> list[str | Task]:
     return listed
 
 
-def check_output(path: Path) -> None:
-    """Refuse a place that cannot be written to before any work is done for it."""
+def check_output(
+    path: Path, *, over: Iterable[str | Path] = (), refusal: str = "", option: str = "--out"
+) -> None:
+    """Refuse a place that cannot be written to before any work is done for it.
+
+    ``over`` are files that are read: to write over one of them is refused with ``refusal``.
+    """
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -183,3 +188,10 @@ def check_output(path: Path) -> None:
         raise ResourceError(
             "cannot write here", found=problem, where=path, fix="choose another path"
         )
+    if any(_same_file(path, Path(other)) for other in over):
+        raise ResourceError(refusal, where=path, fix=f"name another file with {option}")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    there = one.exists() and other.exists()
+    return one.samefile(other) if there else one.resolve() == other.resolve()

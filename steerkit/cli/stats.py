@@ -83,13 +83,12 @@ def add_command(commands: Any, formatter: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Count, draw, print the tables or the JSON object."""
     if arguments.plot is not None:
-        check_output(Path(arguments.plot))
-        if Path(arguments.plot).resolve() in [Path(file).resolve() for file in arguments.files]:
-            raise ResourceError(
-                "the figure would overwrite the chains that are read",
-                where=arguments.plot,
-                fix="name another file with --plot",
-            )
+        check_output(
+            Path(arguments.plot),
+            over=arguments.files,
+            refusal="the figure would overwrite the chains that are read",
+            option="--plot",
+        )
     declare_all(arguments.declare)
     with status("counting"):
         from steerkit.chain_statistics import describe_chains

@@ -239,7 +239,7 @@ def _extracted(
     facts = vectors.provenance
     method = next(name for name, known in METHODS.items() if known.title == facts["method"])
     made: dict[str, list[Direction]] = {name: [] for name in vectors}
-    placed = {name: d for name, d in vectors.items() if d.layer is not None}
+    placed = {name: d.layer for name, d in vectors.items() if d.layer is not None}
     for number, seed in enumerate(seeds):
         found = extract(
             model,
@@ -247,16 +247,15 @@ def _extracted(
             behaviors=list(placed),
             contrast=facts["contrast"],
             method=method,
-            layers=sorted({d.layer for d in placed.values() if d.layer is not None}),
+            layers=sorted(set(placed.values())),
             window=_window(vectors),
             select=Traces(),
             batch_tokens=batch_tokens,
             too_long=facts.get("too_long", "refuse"),
         )
-        for name, direction in placed.items():
-            assert direction.layer is not None
-            raw = found[name].tensor[found[name].row(direction.layer)].double()
-            made[name].append(_control(direction, direction.layer, raw, seed))
+        for name, layer in placed.items():
+            raw = found[name].tensor[found[name].row(layer)].double()
+            made[name].append(_control(vectors[name], layer, raw, seed))
         if progress is not None:
             progress(number + 1, len(seeds))
     return made
