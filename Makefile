@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect report pair defaults noise contrasts layers published pairing real memory bench models data docs wheel clean
+.PHONY: help extract test format effect report pair defaults noise contrasts layers published pairing real real-evaluation memory bench models data docs wheel clean
 
 help: ## what each target does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # the environment is installed into again when what it holds should change
 $(READY): pyproject.toml constraints.txt
@@ -60,6 +60,9 @@ pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 mi
 
 real: $(READY) ## a real 1.5B model, from chains to steering, plain and with an adapter (60 minutes, 8 GB)
 	$(BIN)/python benchmarks/real.py
+
+real-evaluation: $(READY) ## the evaluation of that model, plain and with the adapter (four hours, 8 GB)
+	$(BIN)/python benchmarks/real_evaluation.py
 
 memory: $(READY) ## peak memory of collection at 200 and 2,000 chains
 	$(BIN)/python benchmarks/collection_memory.py

@@ -33,11 +33,10 @@ BEHAVIORS = ("uncertainty-estimation", "example-testing", "backtracking")
 COEFFICIENTS = (-0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def page(made: Evaluation) -> str:
-    """What the README shows: every claim with its controls, and what it costs."""
-    settings, first = made.settings, made.annotators[0]
-    verdicts = made.verdicts[made.verdicts["annotator"] == first]
-    costs = made.side_effects[made.side_effects["annotator"] == first]
+def claims_table(made: Evaluation, annotator: str) -> str:
+    """Every claim with its controls, and what it costs, by one annotator's labels."""
+    verdicts = made.verdicts[made.verdicts["annotator"] == annotator]
+    costs = made.side_effects[made.side_effects["annotator"] == annotator]
     lines = [
         "| behaviour | coefficient | unsteered | steered | ratio | p | random | shuffled "
         "| accuracy | tokens | the claim |",
@@ -56,6 +55,14 @@ def page(made: Evaluation) -> str:
             f"| {_change(cost, 'accuracy', 100)} | {_change(cost, 'thinking_tokens', 1)} "
             f"| {said} |"
         )
+    return "\n".join(lines)
+
+
+def page(made: Evaluation) -> str:
+    """What the README shows: every claim with its controls, and what it costs."""
+    settings, first = made.settings, made.annotators[0]
+    verdicts = made.verdicts[made.verdicts["annotator"] == first]
+    costs = made.side_effects[made.side_effects["annotator"] == first]
     base = costs[costs["kind"] == "baseline"].set_index("measure")["value"]
     found_on = next(iter(settings["ranges"].values()))["found_on"]
     other = f"{found_on} other" if found_on else "other"
@@ -65,7 +72,8 @@ def page(made: Evaluation) -> str:
         f"{name} {found['fluent'][0]:+g} to {found['fluent'][1]:+g}"
         for name, found in settings["ranges"].items()
     )
-    lines += [
+    lines = [
+        claims_table(made, first),
         "",
         f"{settings['model']}, {settings['tasks']} held-out tasks, {settings['samples']} "
         f"chain{several} each at temperature {settings['temperature']:g}, "
@@ -94,9 +102,8 @@ def _change(cost: pd.DataFrame, measure: str, scale: float) -> str:
     return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
-def keep(made: Evaluation, results: Path = RESULTS) -> None:
-    """Tables, settings, figures and the page, without the text of the chains."""
-    folder = results / "report"
+def keep_tables(made: Evaluation, folder: Path) -> None:
+    """Tables, settings and figures into an emptied folder, without the text of the chains."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in (SETTINGS, *(f"{table}.csv" for table in TABLES)):
@@ -105,6 +112,11 @@ def keep(made: Evaluation, results: Path = RESULTS) -> None:
     figures = made.folder / "figures"
     if figures.is_dir():
         shutil.copytree(figures, folder / "figures")
+
+
+def keep(made: Evaluation, results: Path = RESULTS) -> None:
+    """Tables, settings and figures, and the page."""
+    keep_tables(made, results / "report")
     write_text_atomic(results / "report.md", page(made))
 
 
