@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
         "annotators/classifier.safetensors",
         "models/countdown-base/model.safetensors",
         "models/countdown-thinking/model.safetensors",
+        "models/qwen2.5-coder-1.5b-thinking/adapter_model.safetensors",
     ):
         assert f"steerkit/_data/{needed}" in names
     assert sum(entry.compress_size for entry in zipfile.ZipFile(wheel).infolist()) < 30e6
