@@ -18,6 +18,7 @@ from torch import Tensor
 from steerkit.cache import growing_cache, join_caches, joinable
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
+from steerkit.output_head import packed_head
 from steerkit.places import Positions
 from steerkit.positions import PAD, PROMPT
 from steerkit.response import Response
@@ -235,7 +236,7 @@ class Decoder:
         Running out of memory halves the capacity; rows go on from what they have written.
         """
         total = len(self.waiting)
-        with self.model.inference():
+        with self.model.inference(), packed_head(self.model.hf):
             try:
                 while self.batch is not None or self.waiting:
                     try:

@@ -185,6 +185,22 @@ def test_reasoning_chains_are_of_their_tasks_and_end_in_the_gold_answer(reasonin
     assert {trace.split for trace in reasoning} == {"extract", "select"}
 
 
+def test_short_chains_are_held_to_the_same_and_are_short(reasoning) -> None:
+    tasks = {task.id: task for task in sk.read_tasks(sk.data("tasks/reasoning.jsonl"))}
+    short = sk.read_traces(sk.data("traces/short.jsonl"))
+    assert len(short) >= 40 and len({t.task_id for t in short}) == len(short)
+    for trace in short:
+        task = tasks[trace.task_id]
+        assert (trace.prompt, trace.category) == (task.prompt, task.category)
+        assert trace.closed and trace.response.startswith("<think>\n") and not trace.spans
+        assert 100 <= len(trace.thinking.split()) <= 240, trace.id
+        if task.answer is not None:
+            assert trace.answer.splitlines()[-1] == f"**Answer: {task.answer}**"
+    # what is chosen on or evaluated on was never shown
+    assert {trace.split for trace in short} == {"extract"}
+    assert not repeated(trace.response for trace in [*reasoning, *short])
+
+
 def test_reasoning_spans_cover_every_word_and_every_behaviour(reasoning) -> None:
     counts = reasoning.counts()
     assert sum(counts.values()) >= 1_500

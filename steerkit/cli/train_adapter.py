@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BASE_MODEL = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
-CHAINS = "traces/reasoning.jsonl"
+CHAINS = ("traces/reasoning.jsonl", "traces/short.jsonl")
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ def add_recipe(recipes: Any, formatter: Any, add_machine: Callable[..., None]) -
         nargs="+",
         metavar="FILE",
         help="Chains with prompt, thinking section and answer, annotated or not: traces files, "
-        "or tagged text. Default: the bundled chains in plain English, " + CHAINS + ".",
+        "or tagged text. Default: the bundled chains in plain English, "
+        + " and ".join(CHAINS)
+        + ".",
     )
     chains.add_argument(
         "--longest",
@@ -149,14 +151,14 @@ def run(arguments: argparse.Namespace) -> None:
     )
     given = {n: getattr(arguments, n) for n in options if getattr(arguments, n) is not None}
     config = AdapterConfig(**given)
-    chains, unplaced = read_chains(arguments.traces or [str(data(CHAINS))])
+    chains, unplaced = read_chains(arguments.traces or [str(data(name)) for name in CHAINS])
     if unplaced:
         _log.info("%d tagged parts are no spans; the adapter needs none", len(unplaced))
     # a chat model that does not think yet has no think strings of its own
     arguments.think = arguments.think or ["<think>", "</think>"]
     model = load_model(arguments)
     _log.info("training an adapter of %s in %s into %s", model.name, model.dtype, out)
-    names = [Path(name).name for name in arguments.traces or [CHAINS]]
+    names = [Path(name).name for name in arguments.traces or CHAINS]
     train_adapter(
         out,
         model,
