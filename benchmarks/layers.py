@@ -15,7 +15,8 @@ is run it says how long each part will take; --minutes refuses what takes longer
 
     python benchmarks/layers.py
     python benchmarks/layers.py --model ~/.cache/steerkit/qwen2.5-coder-1.5b-instruct \\
-        --dtype float32 --layers 5,9,13,16,19,22,25 --count 6 --tokens 100 --minutes 120
+        --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 \\
+        --coefficient 0.2 --count 12 --tokens 150 --minutes 120
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from reference import head
 from resumable import budget, kept_table, open_state, progress
 
 import steerkit as sk
+from steerkit.adapters import Adapter
 from steerkit.annotation import find_annotator
 from steerkit.cli.parser import layers as layer_list
 from steerkit.cli.tables import clean
@@ -57,6 +59,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Options, with the defaults that fit the bundled model or another one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default=BUNDLED, help="a bundled name or a folder")
+    parser.add_argument("--adapter", help="of another model: a bundled name or a folder")
     parser.add_argument("--dtype", help="of the weights: float32, bfloat16")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--traces", help="annotated chains (default: the bundled ones that fit)")
@@ -111,11 +114,12 @@ def speeds(model: sk.ThinkingModel, rows: int) -> tuple[float, float]:
             model.hf.get_decoder()(input_ids=ids, use_cache=False)
             took.append(time.perf_counter() - started)
     seconds = []
-    for steps in (2, 10):
+    # the first call meets cold caches; counted, it made the second look free
+    for steps in (2, 2, 10):
         started = time.perf_counter()
         model.generate([prompt] * rows, max_new_tokens=steps, batch_size=rows)
         seconds.append(time.perf_counter() - started)
-    return 128 / took[-1], 8 * rows / max(seconds[1] - seconds[0], 1e-3)
+    return 128 / took[-1], 8 * rows / max(seconds[2] - seconds[1], 1e-3)
 
 
 def plan(
@@ -196,6 +200,18 @@ def select_tasks(path: str, count: int) -> list[sk.Task]:
     return sorted(found, key=lambda task: task_hash(task.prompt))[:count]
 
 
+def words_of(options: argparse.Namespace) -> str:
+    """The options that differ from those of another model, as they are typed."""
+    usual = arguments(["--model", options.model])
+    words = [f"--model .../{Path(options.model).name}"]
+    for name in ("adapter", "behaviors", "layers", "count", "tokens", "coefficient", "chains"):
+        value = getattr(options, name)
+        if value != getattr(usual, name):
+            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            words.append(f"--{name.replace('_', '-')} {text}")
+    return " ".join(words)
+
+
 def measured(
     model: sk.ThinkingModel,
     chains: sk.Traces,
@@ -257,11 +273,14 @@ def main(words: list[str] | None = None) -> int:
     bundled = options.model == BUNDLED
     model = sk.load(
         BUNDLED if bundled else Path(options.model).expanduser(),
-        think=None if bundled else ("<think>", "</think>"),
+        # an adapter says with which think strings it was trained
+        think=None if bundled or options.adapter else ("<think>", "</think>"),
         dtype=options.dtype,
+        adapter=Adapter.find(options.adapter).folder if options.adapter else None,
         device="cpu",
     )
     name = "layers" if bundled else f"layers_{model.name.partition('-')[0]}"
+    name += "_thinking" if options.adapter else ""
     annotator = find_annotator(options.annotator)
     layers = list(options.layers or range(model.n_layers))
     chains = sk.read_traces(options.traces)
@@ -306,7 +325,7 @@ def main(words: list[str] | None = None) -> int:
         "chains": options.chains,
         "step_chains": options.step_chains,
         "read": options.read,
-        "command": "make layers" if bundled else f"benchmarks/layers.py --model .../{model.name}",
+        "command": "make layers" if bundled else f"benchmarks/layers.py {words_of(options)}",
         "agreement": [
             {k: clean(v) if isinstance(v, float) else v for k, v in row.items()}
             for row in agreement(table).to_dict("records")

@@ -17,14 +17,15 @@ def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
 
     ``correlation`` (Spearman over layers, mean over behaviours) with ``low`` and ``high``,
     ``best_two`` (behaviours whose chosen layer is among the sweep's best two that leave text
-    whole) of ``behaviors``, ``lost`` (mean share of the sweep's best effect that the chosen
-    layer misses).
+    whole) of ``behaviors`` (those that the sweep raised somewhere), ``lost`` (mean share of the
+    sweep's best effect that the chosen layer misses).
     """
     rng, rows = np.random.default_rng(seed), []
     judge = table[table.score == "sweep"]
     for score in [name for name in CHEAP if name in set(table.score)]:
         cheap = table[table.score == score]
         chosen = chosen_layers(table, score)
+        judged = chosen_layers(table, "sweep")
         drawn, plain, hits, lost = [], [], 0, []
         for name, part in judge.groupby("behavior", sort=False):
             if name not in chosen:
@@ -36,6 +37,9 @@ def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
                 for one in (mine, part)
             ]
             drawn.append(_spearman(*sets))
+            if name not in judged:
+                # the sweep moved it nowhere, so it has no best layers
+                continue
             good = part[whole(part)]
             ranked = (part if good.empty else good).sort_values("value", ascending=False)
             hits += chosen[str(name)] in set(ranked.layer[:2])
@@ -53,7 +57,7 @@ def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataF
                 "low": _number(low),
                 "high": _number(high),
                 "best_two": hits,
-                "behaviors": len(plain),
+                "behaviors": sum(name in chosen for name in judged),
                 "lost": _number(_known_mean(lost)),
             }
         )

@@ -64,17 +64,11 @@ def add_command(commands: Any, formatter: Any) -> None:
     parser.add_argument(
         "--annotator",
         default="grammar",
-        choices=("grammar", "rules", "classifier", "judge"),
+        metavar="NAME",
         help="Who labels: grammar, the exact annotator of the bundled models' chains; rules, "
-        "marker phrases; classifier, by default the bundled one, which is fitted on the bundled "
-        "chains in plain English; judge, a language model. Default: %(default)s.",
-    )
-    parser.add_argument(
-        "--with",
-        dest="source",
-        metavar="FILE",
-        help="The rules file (TOML) or the saved classifier (safetensors) to use instead of the "
-        "bundled one.",
+        "marker phrases; classifier, fitted on the bundled chains in plain English; judge, a "
+        "language model; or a file, of rules (TOML) or a saved classifier (safetensors). "
+        "Default: %(default)s.",
     )
     parser.add_argument(
         "--keep-spans",
@@ -178,7 +172,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse options that would have no effect."""
-    classifier = arguments.annotator == "classifier"
+    kind = Path(arguments.annotator).suffix or arguments.annotator
+    classifier = kind in ("classifier", ".safetensors")
     wrong = [
         f"--{name}"
         for name in ("fit", "folds", "threshold", "save")
@@ -186,8 +181,6 @@ def _check(arguments: argparse.Namespace) -> None:
     ]
     if arguments.annotator != "judge":
         wrong += given_options(arguments)
-    if arguments.source and arguments.annotator in ("grammar", "judge"):
-        wrong.append("--with")
     if wrong:
         raise AnnotationError(
             f"{', '.join(wrong)}: not for the annotator {arguments.annotator}",
@@ -196,7 +189,7 @@ def _check(arguments: argparse.Namespace) -> None:
     sources = [
         option
         for option, given in (
-            ("--with", arguments.source),
+            (f"--annotator {arguments.annotator}", kind == ".safetensors"),
             ("--fit", arguments.fit),
             ("--folds", arguments.folds),
         )
@@ -229,14 +222,13 @@ def _annotated(
 
 def _annotator(arguments: argparse.Namespace) -> Annotator:
     """The annotator that was asked for: bundled, from a file, or fitted now."""
-    from steerkit.annotation import Grammar, fit_classifier, read_classifier, read_rules
+    from steerkit.annotation import Classifier, find_annotator, fit_classifier
 
-    if arguments.annotator == "grammar":
-        return Grammar()
-    if arguments.annotator == "rules":
-        return read_rules(arguments.source)
     if not arguments.fit:
-        return read_classifier(arguments.source).with_threshold(arguments.threshold)
+        found = find_annotator(arguments.annotator)
+        if isinstance(found, Classifier):
+            return found.with_threshold(arguments.threshold)
+        return found
     labelled, _ = read_chains(arguments.fit)
     with status("fitting the classifier"):
         fitted = fit_classifier(labelled, threshold=arguments.threshold or 0.0)

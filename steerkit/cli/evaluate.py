@@ -27,7 +27,6 @@ from steerkit.resources import data
 from steerkit.tasks import Task, split_of
 
 if TYPE_CHECKING:
-    from steerkit.annotation import Annotator
     from steerkit.evaluation.record import Evaluation
     from steerkit.models import ThinkingModel
     from steerkit.vectors import SteeringVectors
@@ -50,7 +49,6 @@ FULL: dict[str, Any] = {
     "random": 39,
     "shuffled": 39,
 }
-_ANNOTATORS = ("grammar", "rules", "classifier")
 
 _DESCRIPTION = """\
 Try to refute what steering is said to do, and write down what came of it.
@@ -193,11 +191,10 @@ def add_command(commands: Any, formatter: Any) -> None:
     judging.add_argument(
         "--annotator",
         action="append",
-        type=_annotator,
-        metavar="NAME[=FILE]",
-        help="Who labels the chains: grammar, rules or classifier, the last two with a file of "
-        "your own if need be; can be given several times. Default: grammar for the bundled "
-        "models, else classifier and rules.",
+        metavar="NAME",
+        help="Who labels the chains: grammar, rules or classifier, or a file, of rules (TOML) or "
+        "a saved classifier (safetensors); can be given several times. Default: grammar for the "
+        "bundled models, else classifier and rules.",
     )
     judging.add_argument(
         "--seed", type=int, default=0, metavar="N", help="Seed of the noise. Default: %(default)s."
@@ -249,15 +246,6 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _annotator(text: str) -> tuple[str, str | None]:
-    name, _, file = text.partition("=")
-    if name not in _ANNOTATORS or (file and name == "grammar"):
-        raise argparse.ArgumentTypeError(
-            f"expected {', '.join(_ANNOTATORS)}, rules=FILE or classifier=FILE, found {text!r}"
-        )
-    return name, file or None
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate, store the ranges, write the report, show the verdicts."""
     folder = Path(arguments.out)
@@ -269,11 +257,12 @@ def run(arguments: argparse.Namespace) -> None:
     }
     names = arguments.behavior and [behavior(name).name for name in arguments.behavior]
     with status("reading chains and tasks"):
+        from steerkit.annotation import find_annotator
         from steerkit.evaluation.experiment import evaluate
 
         traces = read_chains(arguments.traces)[0] if arguments.traces else None
         tasks, select = _tasks(arguments.tasks)
-        annotators = [_made(*entry) for entry in arguments.annotator or ()]
+        annotators = [find_annotator(name) for name in arguments.annotator or ()]
     model = load_model(arguments)
     vectors = _vectors(arguments, model)
     if names is None and chosen["behavior"]:
@@ -375,14 +364,6 @@ def _select(
     from steerkit.evaluation.held_out import bundled_tasks
 
     return bundled_tasks(model, vectors, "select") if bundled else tasks or []
-
-
-def _made(name: str, file: str | None) -> Annotator:
-    from steerkit.annotation import ANNOTATORS, read_classifier, read_rules
-
-    if file is None:
-        return ANNOTATORS[name]()
-    return read_rules(file) if name == "rules" else read_classifier(file)
 
 
 def _headlines(

@@ -257,19 +257,26 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
         console.print(f"\n{behavior}", markup=False, style="bold")
         console.print(table(["layer", *names], rows))
     console.print()
-    for name, layer in choice.layers.items():
-        value = scores[
-            (scores.score == choice.score) & (scores.behavior == name) & (scores.layer == layer)
-        ].iloc[0]
-        was = before[name].layer
-        line = f"{name}: layer {layer}, where {choice.score} is largest ({value.value:.3f})"
-        line += "" if was == layer else f"; it was {'none' if was is None else was}"
-        found = choice.ranges.get(name)
-        if found is not None:
-            line += f". Fluent from {found.fluent.low:+g} to {found.fluent.high:+g}"
-            if found.free is not None:
-                line += f", accuracy kept from {found.free.low:+g} to {found.free.high:+g}"
+    for name in (n for n in before if n in set(scores.behavior)):
+        line = f"{name}: {_found(name, scores, choice, before[name].layer)}"
+        ranges = choice.ranges.get(name)
+        if ranges is not None:
+            line += f". Fluent from {ranges.fluent.low:+g} to {ranges.fluent.high:+g}"
+            if ranges.free is not None:
+                line += f", accuracy kept from {ranges.free.low:+g} to {ranges.free.high:+g}"
         console.print(line + ".", markup=False, soft_wrap=True)
+
+
+def _found(name: str, scores: pd.DataFrame, choice: LayerChoice, before: int | None) -> str:
+    """The layer of a behaviour and why it is that, or why there is none."""
+    if name not in choice.layers:
+        why = "raised at no layer" if choice.score == "sweep" else "not scored"
+        kept = "it has no layer" if before is None else f"it keeps layer {before}"
+        return f"{why} by {choice.score}; {kept}"
+    layer, mine = choice.layers[name], scores[scores.behavior == name]
+    value = mine[(mine.score == choice.score) & (mine.layer == layer)].iloc[0].value
+    line = f"layer {layer}, where {choice.score} is largest ({value:.3f})"
+    return line + ("" if before == layer else f"; it was {'none' if before is None else before}")
 
 
 def _annotator(named: str | None, vectors: SteeringVectors) -> Annotator:

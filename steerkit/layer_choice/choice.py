@@ -56,9 +56,9 @@ def choose_layers(
     facts:
         What the vectors file shall say of it beside the score, such as coefficient and tasks.
 
-    Behaviours without that score keep their layer. With a sweep provenance also names the
-    annotator that counted. Ranges of a behaviour whose layer changes are forgotten. Raises
-    :class:`ExtractionError` for a score that the table does not hold.
+    Behaviours without that score, or that a sweep raised nowhere, keep their layer. With a sweep
+    provenance also names the annotator that counted. Ranges of a behaviour whose layer changes
+    are forgotten. Raises :class:`ExtractionError` for a score that the table does not hold.
     """
     if score not in set(table.score):
         raise ExtractionError(

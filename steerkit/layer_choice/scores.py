@@ -159,7 +159,9 @@ def chosen_layers(table: pd.DataFrame, score: str) -> dict[str, int]:
     """For every behaviour the layer where ``score`` is largest; the lowest of equals.
 
     Of a sweep only layers at which text stays whole count (:func:`whole`), unless there is none.
-    A behaviour that the score does not know anything about is left out.
+    A behaviour that the score does not know anything about is left out, and so is one that a
+    sweep raised at no layer: where pushing up and down made no difference, the first of equals
+    would be a layer picked by its number.
     """
     result = {}
     for name, part in table[table.score == score].groupby("behavior", sort=False):
@@ -169,7 +171,8 @@ def chosen_layers(table: pd.DataFrame, score: str) -> dict[str, int]:
         part = part[part.value.notna()]
         if len(part):
             best = part.sort_values(["value", "layer"], ascending=[False, True]).iloc[0]
-            result[str(name)] = int(best.layer)
+            if score != "sweep" or best.value > 0:
+                result[str(name)] = int(best.layer)
     return result
 
 

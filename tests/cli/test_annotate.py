@@ -91,22 +91,24 @@ def test_rules_from_the_package_or_a_file(run, english, tmp_path):
     rules = '[[behaviors]]\nname = "colour"\ndefinition = "names one"\n'
     rules += '[[rules]]\nbehavior = "colour"\nphrases = ["purple"]\n'
     (tmp_path / "own.toml").write_text(rules)
-    own = run("annotate", "english.jsonl", "--annotator", "rules", "--with", "own.toml", "--json")
+    own = run("annotate", "english.jsonl", "--annotator", "own.toml", "--json")
     assert [s["label"] for s in own.json[0]["spans"]] == ["unparsed", "unparsed", "colour"]
     assert own.json[0]["annotator"] != found[0].annotator
 
 
 def test_a_classifier_is_fitted_saved_and_used_again(run, labelled, tmp_path):
     sk.write_traces((t.with_spans([], None) for t in planted(4, seed=5)), tmp_path / "bare.jsonl")
-    words = ["annotate", "bare.jsonl", "--annotator", "classifier"]
-    first = run(*words, "--fit", labelled, "--save", "mine.safetensors", "--json", "--quiet")
+    words = ["annotate", "bare.jsonl", "--annotator"]
+    first = run(
+        *words, "classifier", "--fit", labelled, "--save", "mine.safetensors", "--json", "--quiet"
+    )
     assert first.code == 0, first.err
-    again = run(*words, "--with", "mine.safetensors", "--json", "--quiet")
+    again = run(*words, "mine.safetensors", "--json", "--quiet")
     assert again.json == first.json
     truth = planted(4, seed=5)
     shown = [[s["label"] for s in trace["spans"]] for trace in first.json]
     assert shown == labels_of(truth)
-    strict = run(*words, "--with", "mine.safetensors", "--threshold", "1", "--json", "--quiet")
+    strict = run(*words, "mine.safetensors", "--threshold", "1", "--json", "--quiet")
     assert {s["label"] for trace in strict.json for s in trace["spans"]} == {"unparsed"}
 
 
@@ -141,13 +143,14 @@ def test_tagged_text_can_be_labelled_anew(run, tmp_path):
     [
         (["--threshold", "0.5"], "--threshold: not for the annotator grammar"),
         (["--annotator", "rules", "--fit", "english.jsonl"], "--fit: not for the annotator rules"),
-        (["--with", "x.toml"], "--with: not for the annotator grammar"),
+        (["--annotator", "x.toml", "--threshold", "0.5"], "--threshold: not for the annotator x"),
+        (["--annotator", "magic"], "unknown annotator 'magic'"),
         (["--keep-spans"], "grammar cuts sentences itself"),
         (["--annotator", "classifier", "--save", "x"], "Give --fit"),
-        (["--annotator", "classifier", "--fit", "a", "--with", "b"], "exclude each other"),
+        (["--annotator", "b.safetensors", "--fit", "a"], "exclude each other"),
         (["--annotator", "classifier", "--threshold", "2"], "number from 0 to 1"),
-        (["--annotator", "classifier", "--with", "none"], "no such classifier"),
-        (["--annotator", "rules", "--with", "none"], "no such rules file"),
+        (["--annotator", "none.safetensors"], "no such classifier"),
+        (["--annotator", "none.toml"], "no such rules file"),
         (["--annotator", "classifier", "--folds", "3"], "at least two labels"),
         (["--annotator", "classifier", "--fit", "english.jsonl"], "at least two labels"),
     ],

@@ -65,7 +65,7 @@ def test_prints_what_the_library_finds(run, words, tmp_path) -> None:
 
 def test_what_cannot_be_done_is_one_clear_line(run, words, tasks, model_folder, tmp_path) -> None:
     for more, message in (
-        (["--annotator", "oracle"], "expected grammar, rules, classifier"),
+        (["--annotator", "oracle"], "one of grammar, rules, classifier"),
         (["--headline", "backtracking=x"], "found 'backtracking=x'"),
         (["--headline", 0.1, 0.2], "one coefficient below zero and one above"),
         (["--random", "-1"], "expected a whole number"),

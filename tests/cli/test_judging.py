@@ -160,7 +160,6 @@ def test_every_option_reaches_the_judge():
         (["--annotator", "judge"], "--judge-model"),
         (["--judge-model", "x"], "--judge-model: not for the annotator grammar"),
         (["--annotator", "rules", "--yes", "--price", "1", "1"], "--price, --yes: not for"),
-        ([*JUDGE, "--with", "x"], "--with: not for the annotator judge"),
         ([*JUDGE, "--fit", "chains.jsonl"], "--fit: not for the annotator judge"),
         ([*JUDGE, "--cache", "x", "--no-cache"], "exclude each other"),
         ([*JUDGE, "--temperature", "warm"], "warm"),

@@ -33,7 +33,14 @@ def test_stores_the_library_s_choice(run, words, model_folder, chains, vectors, 
     assert before.provenance["layer_choice"]["score"] == "gradient"
 
 
-def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path) -> None:
+def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path, monkeypatch) -> None:
+    from steerkit.layer_choice import causal
+
+    def planted(trace: sk.Trace, label: str) -> float:
+        pushed = [t for t in trace.metadata.get("steering") or () if t["behavior"] == label]
+        return 0.5 + sum(term["coefficient"] for term in pushed)
+
+    monkeypatch.setattr(causal, "_share", planted)
     out = tmp_path / "chosen.safetensors"
     options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out]
     result = run(*words, *options)
@@ -46,6 +53,17 @@ def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path) -> None:
     assert facts == {"score": "sweep", "coefficient": 0.2, "tasks": 2, "annotator": "grammar"}
     assert chosen.provenance["ranges"] == {"tasks": 2, "annotator": "grammar"}
     assert "Labels:  by grammar" in result.out
+
+
+def test_a_sweep_that_raised_nothing_says_so(run, words, vectors, tmp_path) -> None:
+    """An untrained model writes no sentence that the grammar knows, pushed or not."""
+    out = tmp_path / "chosen.safetensors"
+    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out]
+    result = run(*words, *options, "--no-ranges")
+    assert result.code == 0, result.err
+    assert "raised at no layer by sweep; it keeps layer" in result.out
+    before, after = sk.read_vectors(vectors), sk.read_vectors(out)
+    assert {n: d.layer for n, d in after.items()} == {n: d.layer for n, d in before.items()}
 
 
 def test_what_cannot_be_chosen_by_is_one_clear_line(run, words, tmp_path) -> None:

@@ -39,6 +39,18 @@ def test_the_largest_score_wins_unless_text_falls_apart() -> None:
     assert chosen_layers(broken.assign(score="gain"), "gain") == {"backtracking": 1}
 
 
+def test_a_sweep_that_raised_nothing_names_no_layer() -> None:
+    for value in ([0.0, 0.0, 0.0], [-0.2, -0.1, 0.0]):
+        assert chosen_layers(scored(value=value), "sweep") == {}
+    # unlike a cheap score, whose numbers have no zero that means nothing
+    assert chosen_layers(scored(value=[-0.2, -0.1, -0.3], score="gain"), "gain") == {
+        "backtracking": 1
+    }
+    vectors = SteeringVectors({"backtracking": replace(direction(), layer=2)}, {})
+    choice = choose_layers(vectors, scored(value=[0.0, 0.0, 0.0]), "sweep")
+    assert choice.layers == {} and choice.vectors["backtracking"].layer == 2
+
+
 def test_a_choice_is_stored_and_forgets_ranges_of_another_layer(tmp_path) -> None:
     d = replace(direction(), layer=1, fluent=(-0.4, 0.3), free=(-0.1, 0.1))
     other = replace(direction(2, name="deduction"), layer=0)
