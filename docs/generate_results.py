@@ -192,6 +192,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "noise": _noise,
     "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
     "layers_qwen": lambda results: _layers(results, "layers_qwen2.5"),
+    "layers_qwen_thinking": lambda results: _layers(results, "layers_qwen2.5_thinking"),
     "published": _published,
 }
 MADE_BY = {
@@ -208,6 +209,7 @@ MADE_BY = {
     "noise": "noise",
     "layers_smollm2": "layers",
     "layers_qwen": "layers",
+    "layers_qwen_thinking": "layers",
     "published": "published",
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steerkit.chat_chunks import join_chunks
 from steerkit.errors import ResourceError, TraceError
 from steerkit.files import parse_json, refuse_surrogates
 from steerkit.traces import THINK, Trace, Traces
@@ -27,10 +28,10 @@ class Unread:
     """A part of a chat log that is no chain, and why.
 
     ``reason`` is ``no reasoning`` (an answer without a chain), ``no answer`` (a record without
-    an assistant's message, such as a request alone), ``error`` (a server's), ``stream chunk``
-    (a piece of a streamed answer), ``two reasonings`` (fields that contradict each other),
-    ``think string inside`` (a chain that holds ``</think>``), ``no text`` (content that is
-    none), ``not JSON`` or ``no chat record``. ``text`` is its beginning.
+    an assistant's message, such as a request alone), ``error`` (a server's), ``two
+    reasonings`` (fields that contradict each other), ``think string inside`` (a chain that
+    holds ``</think>``), ``no text`` (content that is none), ``not JSON`` or ``no chat record``.
+    ``text`` is its beginning.
     """
 
     where: str
@@ -60,7 +61,10 @@ def read_chat_log(path: str | Path) -> tuple[Traces, list[Unread]]:
     - a chat completion, ``{"choices": [{"message": ..., "finish_reason": ...}]}``, alone or
       under ``response`` (as ``response.body`` in batch files), with the request's
       ``messages`` beside it or under ``request`` or ``body``, where they were kept: every
-      choice becomes a trace.
+      choice becomes a trace;
+    - a piece of a streamed completion, ``{"choices": [{"delta": ...}]}``, also as a server
+      sent it (``data: {...}``): the pieces of one answer are put together
+      (:func:`steerkit.chat_chunks.join_chunks`).
 
     The chain is the message's ``reasoning_content`` (DeepSeek, vLLM) or ``reasoning`` (newer
     vLLM, OpenRouter), a content part of type ``thinking``, or stands between think strings in
@@ -84,7 +88,7 @@ def read_chat_log(path: str | Path) -> tuple[Traces, list[Unread]]:
     unread: list[Unread] = []
     traces: list[Trace] = []
     taken: set[str] = set()
-    for number, (where, record) in enumerate(_records(file, unread)):
+    for number, (where, record) in enumerate(join_chunks(_records(file, unread))):
         found = list(_chains(record, where, unread))
         facts = record if isinstance(record, dict) else {}
         base = _word(facts, "custom_id", "id") or f"{file.stem}-{number}"
@@ -164,7 +168,9 @@ def _records(file: Path, unread: list[Unread]) -> Iterator[tuple[str, Any]]:
 
 def _lines(content: bytes, file: Path, unread: list[Unread]) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
+        # what a server streams: comments, events' names, a mark of the end
+        line = line.strip().removeprefix(b"data:").strip()
+        if not line or line == b"[DONE]" or line.startswith((b":", b"event:")):
             continue
         where = f"{file}, line {number}"
         try:
@@ -185,11 +191,8 @@ def _chains(
         return
     answers = list(_answers(record))
     if not answers:
-        streamed = isinstance(record, dict) and any(
-            isinstance(c, dict) and "delta" in c for c in _completion(record) or ()
-        )
         failed = isinstance(record, dict) and record.get("error")
-        reason = "stream chunk" if streamed else "error" if failed else "no answer"
+        reason = "error" if failed else "no answer"
         unread.append(Unread(where, reason, beginning))
     for answer in answers:
         try:

@@ -186,8 +186,12 @@ def test_any_chain_comes_back_whole(tmp_path_factory, reasoning, content) -> Non
         return
     (trace,), _ = read_chat_log(path)
     assert trace.thinking.strip() == reasoning.strip()
-    assert trace.answer == content.strip()
-    assert reasoning in trace.response and trace.response.endswith(content)
+    assert reasoning in trace.response
+    if not content.strip():
+        # white space is no answer: whether the model closed its thinking is not known
+        assert not trace.closed
+        return
+    assert trace.answer == content.strip() and trace.response.endswith(content)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,8 @@ def test_any_chain_comes_back_whole(tmp_path_factory, reasoning, content) -> Non
         (talk(USER), "no answer"),
         ({"error": {"message": "rate limit"}}, "error"),
         ({"custom_id": "a", "response": None, "error": {"code": 500}}, "error"),
-        ({"choices": [{"delta": {"reasoning_content": "3"}}]}, "stream chunk"),
+        ({"choices": [{"delta": {"content": "3"}}]}, "no reasoning"),
+        ({"choices": [{"delta": {"reasoning_content": 3}}]}, "no text"),
         (talk(USER, {"role": "assistant", "content": "7"}), "no reasoning"),
         (talk(USER, answer("  \n")), "no reasoning"),
         (talk(USER, {**answer(), "reasoning": "another"}), "two reasonings"),

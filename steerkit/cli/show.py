@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import UNPARSED, behavior
-from steerkit.cli.chain_rows import print_chain, print_legend
+from steerkit.cli.chain_rows import print_chain, print_legend, rows
 from steerkit.cli.parser import add_declare_option, add_model_options, add_verbosity, positive
 from steerkit.cli.screen import status, stdout
 from steerkit.cli.sources import (
@@ -103,6 +104,13 @@ def add_command(commands: Any, formatter: Any) -> None:
         metavar="BEFORE,LENGTH",
         help="Which tokens of a span are read. Default: as the vectors say, or else 1,10.",
     )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="Print one JSON object: every chain as stretches of text with a label by annotator, "
+        "and how many spans have which label.",
+    )
     add_model_options(parser, model=None)
     add_verbosity(parser)
 
@@ -110,6 +118,8 @@ def add_command(commands: Any, formatter: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Read the files, choose chains, print them or write the page."""
     if arguments.html is not None:
+        if arguments.json:
+            raise ResourceError("--json and --html exclude each other", fix="run it twice")
         check_output(
             Path(arguments.html),
             over=arguments.files,
@@ -142,6 +152,9 @@ def run(arguments: argparse.Namespace) -> None:
             soft_wrap=True,
         )
         return
+    if arguments.json:
+        print(json.dumps(_summary(view, left), allow_nan=False))
+        return
     for chain in view.chains:
         print_chain(console, chain, view.annotators, labels)
     print_legend(console, view, labels)
@@ -151,6 +164,29 @@ def run(arguments: argparse.Namespace) -> None:
         console.print(
             f"{count(left, 'more chain')}: --count N shows more", style="dim", soft_wrap=True
         )
+
+
+def _summary(view: ChainView, left: int) -> dict[str, Any]:
+    """What is printed, for machines; text is as the model wrote it, marks of control shown."""
+    return {
+        "annotators": list(view.annotators),
+        "chains": [
+            {
+                "id": chain.trace.id,
+                "category": chain.trace.category,
+                "model": chain.trace.model,
+                "prompt": chain.trace.prompt,
+                "rows": [
+                    {"kind": row.kind, "labels": list(row.labels), "text": row.text}
+                    for row in rows(chain)
+                ],
+            }
+            for chain in view.chains
+        ],
+        "counts": {label: list(counts) for label, counts in view.counts.items()},
+        "left": left,
+        "notes": list(view.notes[:-1]),
+    }
 
 
 def _chosen(

@@ -141,7 +141,10 @@ def _first_record(file: Path) -> tuple[Any, bool]:
     from steerkit.chat_log import is_chat_record
 
     with file.open("rb") as lines:
-        line = next((line for line in lines if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+        said = (line.removeprefix(b"\xef\xbb\xbf") for line in lines if line.strip())
+        # a streamed answer as it came: comments and events' names, then data: {...}
+        line = next((line for line in said if not line.startswith((b":", b"event:"))), b"")
+        line = line.removeprefix(b"data:")
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):

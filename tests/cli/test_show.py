@@ -43,6 +43,21 @@ def test_every_stretch_is_a_row_with_its_label(run, files):
     assert "deduction 3" in result.out and "labelled by first (one.jsonl)" in result.out
 
 
+def test_the_same_for_machines(run, files):
+    result = run("show", "one.jsonl", "other.jsonl", "--json", "--count", "1")
+    assert result.code == 0, result.err
+    (chain,) = result.json["chains"]
+    view = show(ONE, OTHER)
+    expected = [(row.text, list(row.labels), row.kind) for row in rows(view.chains[0])]
+    assert [(row["text"], row["labels"], row["kind"]) for row in chain["rows"]] == expected
+    assert (chain["id"], chain["prompt"]) == (ONE[0].id, ONE[0].prompt)
+    assert len(result.json["annotators"]) == 2 and result.json["left"] == len(ONE) - 1
+    labelled = sum(1 for span in ONE[0].spans if span.label == "deduction")
+    assert result.json["counts"]["deduction"][0] == labelled
+    both = run("show", "one.jsonl", "--json", "--html", "page.html")
+    assert both.code == 2 and "exclude each other" in both.err
+
+
 def test_nothing_of_the_text_is_lost_but_white_space():
     for chain in show(ONE, OTHER).chains:
         text = "".join(row.text for row in rows(chain))

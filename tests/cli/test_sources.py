@@ -13,6 +13,10 @@ SAID = "<think>\nWait, no, that is wrong.\n</think>\n\n7"
 FILES = {
     "traces.jsonl": ("traces", json.dumps({"id": "a", "response": SAID})),
     "broken.jsonl": ("traces", '{"id": "a", "resp'),
+    "wire.log": (
+        "chat",
+        ': hello\n\nevent: message\ndata: {"choices": [{"delta": {"content": "Wait"}}]}\n\n',
+    ),
     "tagged.jsonl": (
         "tagged",
         json.dumps({"response": SAID, "annotated_response": '["deduction"] Wait ["end-section"]'}),
