@@ -13,7 +13,7 @@ import torch
 from bare_vectors import bare_vectors
 
 import steerkit as sk
-from steerkit.annotation.agreement import kappa
+from steerkit.annotation.agreement_measures import kappa
 from steerkit.behaviors import UNPARSED
 from steerkit.collection import collect, trace_digest
 from steerkit.directions import Sums, differences

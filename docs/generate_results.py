@@ -88,16 +88,18 @@ def _real(results: Path) -> str | None:
     if text is None:
         return None
     parts = sections(text)
-    directions = next(part for title, part in parts.items() if title.startswith("Directions"))
-    # the tables of the other contrasts stay in real.md
-    directions = directions.split("\nThe other contrasts", 1)[0].rstrip()
     title = next(title for title in parts if title.startswith("Directions"))
-    shown = [parts[""], f"**{title}.** {directions}", f"**Steering.** {parts['Steering']}"]
-    more = [name for name in ("Does it think?", "From which chains?") if name in parts]
-    shown += [f"**{name}** {parts[name]}" for name in more]
-    earlier = "" if more else ", and where these figures differ from an earlier run"
+    # the tables of the other contrasts, of the plain model's texts and excerpts stay in real.md
+    directions = parts[title].split("\nThe other contrasts", 1)[0].rstrip()
+    plain, *adapted = re.split(r"(?=^With the adapter )", parts["Steering"], flags=re.MULTILINE)
+    setting = plain.split("\n\n", 1)[0]
+    steering = (adapted or [plain])[0].split("\n\nThe texts with most markers", 1)[0].strip()
+    shown = [parts[""], f"**{title}.** {directions}"]
+    shown += [f"**{name}** {parts[name]}" for name in ("Does it think?",) if name in parts]
+    shown += [f"**Steering.** {setting}", steering]
     return "\n\n".join(shown) + (
-        f"\n\nTime and memory{earlier}: [benchmarks/results/real.md](benchmarks/results/real.md)."
+        "\n\nThe plain model steered, texts, directions from other chains, time and memory: "
+        "[benchmarks/results/real.md](benchmarks/results/real.md)."
     )
 
 

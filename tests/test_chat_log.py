@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steerkit as sk
-from steerkit.chat_log import is_chat_record, read_chat_log
+from steerkit.chat_log import read_chat_log
+from steerkit.chat_messages import is_chat_record
 from steerkit.errors import ResourceError, TraceError
 
 USER = {"role": "user", "content": "What is 3 + 4?"}

@@ -119,7 +119,7 @@ def chain_format(path: str) -> Literal["traces", "tagged", "chat", "plain"]:
     messages or completions. ``tagged``: records with ``annotated_response``, or a JSON list of
     records that are nothing else. ``traces``: whatever remains; its reader says what is wrong.
     """
-    from steerkit.chat_log import is_chat_record
+    from steerkit.chat_messages import is_chat_record
 
     file = Path(path)
     if file.suffix.lower() in (".txt", ".md"):
@@ -138,7 +138,7 @@ def chain_format(path: str) -> Literal["traces", "tagged", "chat", "plain"]:
 
 def _first_record(file: Path) -> tuple[Any, bool]:
     """The first JSON value of a file of lines, or of a list; and whether it is a list."""
-    from steerkit.chat_log import is_chat_record
+    from steerkit.chat_messages import is_chat_record
 
     with file.open("rb") as lines:
         said = (line.removeprefix(b"\xef\xbb\xbf") for line in lines if line.strip())

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 import steerkit as sk
 from steerkit.annotation import agree
-from steerkit.annotation.agreement import f1, kappa
+from steerkit.annotation.agreement_measures import f1, kappa
 from steerkit.behaviors import UNPARSED
 from steerkit.errors import AnnotationError
 from steerkit.traces import Span, Trace, Traces
