@@ -92,15 +92,32 @@ def _real(results: Path) -> str | None:
     # the tables of the other contrasts, of the plain model's texts and excerpts stay in real.md
     directions = parts[title].split("\nThe other contrasts", 1)[0].rstrip()
     plain, *adapted = re.split(r"(?=^With the adapter )", parts["Steering"], flags=re.MULTILINE)
-    setting = plain.split("\n\n", 1)[0]
-    steering = (adapted or [plain])[0].split("\n\nThe texts with most markers", 1)[0].strip()
-    shown = [parts[""], f"**{title}.** {directions}"]
+    setting, _, table = plain.partition("\n\n")
+    steering = (adapted or [table])[0].split("\n\nThe texts with most markers", 1)[0].strip()
+    shown = [parts[""], f"**{title}.** {directions}", *_own_and_reference(results)]
     shown += [f"**{name}** {parts[name]}" for name in ("Does it think?",) if name in parts]
     shown += [f"**Steering.** {setting}", steering]
     return "\n\n".join(shown) + (
         "\n\nThe plain model steered, texts, directions from other chains, time and memory: "
         "[benchmarks/results/real.md](benchmarks/results/real.md)."
     )
+
+
+def _own_and_reference(results: Path) -> list[str]:
+    """One line on two behaviours' directions from both sets of chains, if a run had both."""
+    text = _text(results / "real.json")
+    found = None if text is None else json.loads(text).get("reference")
+    rows = {} if found is None else found["directions"]
+    named = [name for name in ("uncertainty-estimation", "backtracking") if name in rows]
+    if not named:
+        return []
+    cosines = ", ".join(
+        "{} {cosine:.2f} ({low:.2f} to {high:.2f})".format(name, **rows[name]) for name in named
+    )
+    return [
+        "The same model's directions from these chains and from annotated chains of "
+        f"DeepSeek-R1-Distill-Qwen-1.5B, cosines with 95 % intervals: {cosines}."
+    ]
 
 
 def _memory(results: Path) -> str | None:
