@@ -251,3 +251,26 @@ def test_the_page_says_how_much_may_be_wrong() -> None:
     assert enough(table, NOTED, "confused", 0.99) == "none that was tried"
     assert enough(table, NOTED, "confused", 0.5) == "40 %"
     assert len(figure_bytes(draw(content, table), "png")) > 20_000
+
+
+def test_the_page_names_the_settings_of_the_run() -> None:
+    content, table = results()
+    assert "made by `make noise`." in markdown(content, table)
+    page = markdown({**content, "tasks": 32, "steered_draws": 2, "tokens": 448}, table)
+    assert "made by `python benchmarks/label_noise.py --tasks 32 --steered-draws 2`." in page
+
+
+def test_what_is_kept_of_an_effect_that_may_be_none_is_not_said() -> None:
+    content, table = results()
+    exact = (table.kind == "exact") & (table.behavior == "backtracking") & (table.chains == "all")
+    table.loc[exact, "effect_low"] = -0.01
+    page = markdown(content, table)
+    steering = page.split("## Steering")[1]
+    rows = [line.split(" | ") for line in steering.splitlines() if line.startswith("| ")]
+    column = rows[0].index("backtracking")
+    assert all(";" not in row[column] for row in rows)
+    assert all("; 90 %" in row[column + 1] for row in rows[1:])
+    assert "not so for backtracking: this run cannot tell" in steering
+    # an effect that is surely negative is known as well
+    table.loc[exact, ["effect", "effect_low", "effect_high"]] = (-0.03, -0.05, -0.01)
+    assert "cannot tell" not in markdown(content, table)
