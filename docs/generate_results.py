@@ -16,7 +16,7 @@ from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise")
+_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise", "annotation")
 PAGES = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in _FILLED))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -197,6 +197,21 @@ def _noise(results: Path) -> str | None:
     return re.sub(r"^# .+\n", "", text).replace("](label_noise.png)", figure)
 
 
+def _agreement(results: Path) -> str | None:
+    text = _text(results / "agreement.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    # sentences, tokens and the F1 of every label stay in the results' page
+    title = next(title for title in parts if title.startswith("Spans"))
+    more = "[benchmarks/results/agreement.md](../benchmarks/results/agreement.md)"
+    return (
+        f"{parts['']}\n\n{parts[title]}\n\n"
+        "The spans are given here. Sentences that annotators find themselves, tokens, and F1 by "
+        f"label: {more}."
+    )
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
@@ -209,6 +224,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "report": _report,
     "defaults": _defaults,
     "noise": _noise,
+    "agreement": _agreement,
     "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
     "layers_qwen": lambda results: _layers(results, "layers_qwen2.5"),
     "layers_qwen_thinking": lambda results: _layers(results, "layers_qwen2.5_thinking"),
@@ -226,6 +242,7 @@ MADE_BY = {
     "report": "report",
     "defaults": "defaults",
     "noise": "noise",
+    "agreement": "agreement",
     "layers_smollm2": "layers",
     "layers_qwen": "layers",
     "layers_qwen_thinking": "layers",

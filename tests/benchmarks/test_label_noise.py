@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import label_noise
 import numpy as np
@@ -274,3 +276,36 @@ def test_what_is_kept_of_an_effect_that_may_be_none_is_not_said() -> None:
     # an effect that is surely negative is known as well
     table.loc[exact, ["effect", "effect_low", "effect_high"]] = (-0.03, -0.05, -0.01)
     assert "cannot tell" not in markdown(content, table)
+
+
+def test_the_page_on_annotation_says_which_kappa_is_needed() -> None:
+    root = Path(__file__).parents[2]
+    table = pd.read_csv(root / "benchmarks/results/label_noise.csv", dtype={"chains": str})
+    content = json.loads((root / "benchmarks/results/label_noise.json").read_text())
+    page = " ".join((root / "docs" / "annotation.md").read_text().split())
+    said = page.split("**Which kappa is needed?**")[1].split("###")[0]
+    whole = table[table.chains == "all"]
+
+    def lowest(kind: str) -> float:
+        part = whole[(whole.kind == kind) & whole.behavior.isin(NOTED)]
+        worst = part.groupby("share").agg(kappa=("kappa", "mean"), cosine=("cosine", "min"))
+        return worst[worst.cosine >= 0.9].kappa.min()
+
+    def cosine(kind: str, name: str, share: float | None, chains: str = "all") -> float:
+        rows = table[(table.kind == kind) & (table.behavior == name) & (table.chains == chains)]
+        rows = rows if share is None else rows[rows.share == share]
+        return float(rows["cosine" if chains == "all" else "others"].iloc[0])
+
+    doubt, test = "uncertainty-estimation", "example-testing"
+    kappa = whole[whole.kind == "classifier"].kappa.mean()
+    for sentence in (
+        f"a kappa of {lowest('random'):.2f} if labels are wrong at random",
+        f"and of {lowest('confused'):.2f} if they are confused",
+        f"a cosine of {cosine('random', test, 0.4):.2f} and confusion "
+        f"{cosine('confused', test, 0.4):.2f}",
+        f"at a kappa of {kappa:.2f}, left `{doubt}` {cosine('classifier', doubt, None):.2f}",
+        f"With {content['few']} chains",
+        f"`{doubt}` kept {cosine('random', doubt, 0.4, '40'):.2f} with them and "
+        f"{cosine('random', doubt, 0.4):.2f} with all {content['chains']}",
+    ):
+        assert sentence in said, sentence
