@@ -26,6 +26,14 @@ DEFAULTS: dict[str, Any] = {
     "tokens": 448,
 }
 """What `make noise` takes where nothing else is asked for."""
+NAMES = {
+    "tasks": "tasks",
+    "steered_draws": "steered draws",
+    "few": "chains of the small set",
+    "coefficient": "as the coefficient",
+    "tokens": "tokens a chain",
+}
+"""What the page calls these settings."""
 
 
 def _interval(row: Any, name: str, form: str = "{:.2f}", scale: float = 1.0) -> str:
@@ -73,16 +81,14 @@ def _known(table: pd.DataFrame) -> set[str]:
     return set(exact[(exact.effect_low > 0) | (exact.effect_high < 0)].behavior)
 
 
-def _command(content: Mapping[str, Any]) -> str:
-    """What made these results: settings other than the default ones are named."""
-    named = [
-        f"--{name.replace('_', '-')} {content[name]:g}"
-        for name, usual in DEFAULTS.items()
-        if content.get(name, usual) != usual  # older results do not hold all of them
+def _made_by(content: Mapping[str, Any]) -> str:
+    """What made these results; settings other than those of `make noise` are named."""
+    other = [
+        f"{content[name]:g} {said} instead of {DEFAULTS[name]:g}"
+        for name, said in NAMES.items()
+        if content.get(name, DEFAULTS[name]) != DEFAULTS[name]  # older results lack some
     ]
-    if not named:
-        return "`make noise`"
-    return f"`python benchmarks/label_noise.py {' '.join(named)}`"
+    return "`make noise`" + (f", but with {', '.join(other)}" if other else "")
 
 
 def enough(table: pd.DataFrame, names: list[str], kind: str, cosine: float = ENOUGH) -> str:
@@ -114,7 +120,7 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
         "",
         f"{content['model']}, {content['chains']} chains with {content['spans']:,} spans labelled "
         f"exactly ({shares}), contrast `{content['contrast']}`; made by "
-        f"{_command(content)}. Of the "
+        f"{_made_by(content)}. Of the "
         f"labels, 5 to 40 % are wrong, in {content['draws']} draws each. `random`: of every "
         "label the same share, replaced by others as frequent as they are in the chains. "
         "`confused`: mistaken as often, and for which, as the classifier mistakes labels in "
