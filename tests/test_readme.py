@@ -350,6 +350,27 @@ def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
     assert "+1.2 %; 5 % are allowed" in filled
 
 
+@pytest.mark.parametrize("adapter", ["", "\nWith the adapter thinker:\n\n| adapter |\n\n"])
+def test_the_block_of_the_real_model_says_everything_once(generator, tmp_path, adapter):
+    (tmp_path / "real.md").write_text(
+        "# A real model\n\nOn what.\n\n## Directions at layer 17\n\nHow.\n\n## Steering\n\n"
+        f"8 prompts, greedy.\n\n| plain |\n\nThe texts with most markers: x\n{adapter}"
+        "\n## Time and memory\n\nSeconds.\n"
+    )
+    found = generator["_real"](tmp_path)
+    assert found.count("8 prompts, greedy.") == 1
+    assert ("| plain |" in found, "| adapter |" in found) == (not adapter, bool(adapter))
+    assert "most markers" not in found and "cosines with" not in found
+    row = {"cosine": 0.844, "low": 0.62, "high": 0.966, "corrected": 0.86}
+    reference = {"directions": {"uncertainty-estimation": row, "deduction": row}}
+    (tmp_path / "real.json").write_text(json.dumps({"reference": None}))
+    assert generator["_real"](tmp_path) == found
+    (tmp_path / "real.json").write_text(json.dumps({"reference": reference}))
+    lines = generator["_real"](tmp_path).splitlines()
+    (line,) = [line for line in lines if "cosines with" in line]
+    assert line.endswith(": uncertainty-estimation 0.84 (0.62 to 0.97).")
+
+
 def test_the_results_page_has_the_headings_that_the_readme_takes():
     report = (ROOT / "benchmarks" / "real_report.py").read_text()
     for heading in ('"## Directions at layer', '"The other contrasts', '"## Steering"'):
