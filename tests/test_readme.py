@@ -62,7 +62,7 @@ def test_blocks_and_commands_are_found():
     assert commands("$ a 'b c' \\\n    d && e\noutput\n$ f\n") == [["a", "b c", "d"], ["e"], ["f"]]
     typed = {" ".join(words[:2]) for page in PAGES for words in all_commands(page)}
     assert {"make extract", "steerkit extract", "steerkit generate"} <= typed
-    assert len(all_commands(TRANSCRIPT)) == 7
+    assert len(all_commands(TRANSCRIPT)) == 8
 
 
 @BY_PAGE
@@ -167,7 +167,7 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     """On a tiny model with random weights: commands and code fit together, whatever comes out."""
     from steerkit.puzzles.tasks import generate_tasks
 
-    model = tiny_model()
+    model = tiny_model(max_position_embeddings=2048)  # the bundled chains are long
     model.hf.save_pretrained(tmp_path / "tiny")
     model.tokenizer.save_pretrained(tmp_path / "tiny")
     tasks = [task.to_task() for task in generate_tasks("heldout", count=40)]
@@ -189,9 +189,11 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 code = main(words[1:])
                 assert code == 0, (words, capsys.readouterr().err)
                 ran.append(words[1])
-    annotated = ["annotate"] * 3
-    assert ran == ["generate", *annotated, "python", "python", "extract", "generate", "python"]
+    labels = ["extract", *["annotate"] * 3, "python", "python"]
+    assert ran == ["generate", *labels, "extract", "generate", "python"]
     assert sk.read_traces("out/r1_own.jsonl").counts()["deduction"] > 0
+    (who,) = sk.read_vectors("out/r1_bundled.safetensors").provenance["annotators"]
+    assert who == "authors"
     vectors = sk.read_vectors("out/r1.safetensors")
     assert {"backtracking", "uncertainty-estimation", "example-testing"} <= set(vectors)
     printed = capsys.readouterr().out
