@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.direction import Direction
-from steerkit.errors import SteeringError, VectorsError
+from steerkit.errors import SteeringError
 from steerkit.operators import LayerEdit
 from steerkit.places import Mask, Positions, Steps, Where
 from steerkit.terms import Term, Terms, as_terms
@@ -48,9 +48,9 @@ class RowSteering:
         self._last: Positions | None = None
         for row, terms in enumerate(rows):
             for term in terms:
-                _check_fit(model, term.direction)
+                term.direction.check_fit(model)
                 if term.gate is not None and term.gate.direction is not None:
-                    _check_fit(model, term.gate.direction)
+                    term.gate.direction.check_fit(model)
                 for layer in term.resolved_layers():
                     if term.coefficient != 0.0:
                         edit = self._edits.setdefault(layer, LayerEdit(layer, len(rows)))
@@ -94,16 +94,6 @@ class RowSteering:
             for layer, edit in self._edits.items():
                 stack.enter_context(self._model.residual.hooked(layer, edit))
             yield
-
-
-def _check_fit(model: ThinkingModel, direction: Direction) -> None:
-    if (direction.d_model, direction.n_layers) != (model.d_model, model.n_layers):
-        raise VectorsError(
-            f"the direction of {direction.behavior!r} does not fit the model {model.name}",
-            expected=f"width {model.d_model} and {model.n_layers} layers",
-            found=f"width {direction.d_model} and {direction.n_layers} layers",
-            fix="extract vectors from this model, or load the one they were made from",
-        )
 
 
 def rows_of(steer: Steering, prompts: int) -> list[Terms]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from steerkit.errors import GenerationError, SteeringError
+import pytest
+import torch
+
+from steerkit.errors import GenerationError, SteeringError, VectorsError
 from tests.test_generation import PROMPTS
 from tests.test_steering import direction
 from tests.tiny import tiny_model
@@ -81,3 +84,9 @@ def test_an_abandoned_stream_leaves_nothing_and_errors_come_at_once(model) -> No
         steered = [token.id for token in model.stream(PROMPTS[0], max_new_tokens=12)]
     alone = model.generate(PROMPTS[0], steer=0.9 * D, max_new_tokens=12)[0]
     assert tuple(steered) == alone.token_ids
+
+
+def test_directions_of_another_model_are_refused_at_once(model) -> None:
+    for other in (replace(D, tensor=torch.randn(3, 33)), replace(D, n_layers=4)):
+        with pytest.raises(VectorsError, match="does not fit"):
+            model.stream(PROMPTS[0], read=other)
