@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -116,7 +116,8 @@ def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[No
 
     ``model.generate`` can be told otherwise; Hugging Face's ``model.hf.generate`` and plain
     calls of ``model.hf`` follow these terms (:class:`steerkit.hf_steering.ForwardSteering`).
-    The inner of nested contexts takes the place of the outer.
+    The inner of nested contexts takes the place of the outer. Reading the model (``model.read``,
+    ``collect``, ``extract``) is unsteered within it too.
     """
     from steerkit.hf_steering import ForwardSteering
 
@@ -124,20 +125,10 @@ def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[No
     for term in terms:
         total = total + as_terms(term)
     RowSteering(model, [total])  # refuses what cannot be applied before anything runs
-    others = ForwardSteering(model, total)
-
-    def follow(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if model.generating or model.steering is not total:
-            others.close()
-        else:
-            others.before(args, kwargs)
-
     before = model.steering
     model.steering = total
-    handle = model.hf.register_forward_pre_hook(follow, with_kwargs=True)
     try:
-        yield
+        with ForwardSteering(model, total).attached():
+            yield
     finally:
-        handle.remove()
-        others.close()
         model.steering = before

@@ -74,11 +74,15 @@ def test_layers_and_units_are_as_asked(model) -> None:
         model.read(traces, [])
 
 
-def test_the_model_is_read_unsteered_whatever_is_in_force(model) -> None:
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_model_is_read_unsteered_whatever_is_in_force(model, layer) -> None:
+    """Below, at and above the layer that is edited."""
     (trace,) = tiny_traces(1)
+    plain = model.read(trace, D, layers=layer)
     with model.steer(0.4 * D):
-        steered = model.read(trace, D)
-    pd.testing.assert_frame_equal(steered, model.read(trace, D))
+        pd.testing.assert_frame_equal(model.read(trace, D, layers=layer), plain, check_exact=True)
+        model.hf(input_ids=torch.tensor([model.align(trace).ids]))  # leaves its edits attached
+        pd.testing.assert_frame_equal(model.read(trace, D, layers=layer), plain, check_exact=True)
 
 
 def test_directions_of_another_model_are_refused(model) -> None:
