@@ -28,7 +28,7 @@ def page(text: str, results: Path = RESULTS) -> str:
     def block(match: re.Match[str]) -> str:
         content = BLOCKS[match[2]](results)
         if content is None:
-            content = f"*Not measured yet: `make {MADE_BY[match[2]]}` measures it.*"
+            content = f"*Not measured yet: `{MADE_BY[match[2]]}` measures it.*"
         return f"{match[1]}{content.strip()}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
@@ -230,23 +230,22 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "layers_qwen_thinking": lambda results: _layers(results, "layers_qwen2.5_thinking"),
     "published": _published,
 }
-MADE_BY = {
-    "figure": "effect",
-    "effect": "effect",
-    "pair": "pair",
-    "real": "real",
-    "memory": "memory",
-    "bench": "bench",
-    "pairing": "pairing",
-    "layers": "layers",
-    "report": "report",
-    "defaults": "defaults",
-    "noise": "noise",
-    "agreement": "agreement",
-    "layers_smollm2": "layers",
-    "layers_qwen": "layers",
-    "layers_qwen_thinking": "layers",
-    "published": "published",
+_LAYERS = "python benchmarks/layers.py --model ~/.cache/steerkit/"
+_QWEN = f"{_LAYERS}qwen2.5-coder-1.5b-instruct"
+MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
+    "figure": "make effect",
+    "layers_smollm2": (
+        f"{_LAYERS}smollm2-135m-instruct --layers 5,11,17,23,27 --count 3 --tokens 60 "
+        "--chains 8 --step-chains 2 --read 128"
+    ),
+    "layers_qwen": (
+        f"{_QWEN} --layers 5,9,13,16,19,22,25 --count 4 --tokens 80 --chains 10 "
+        "--step-chains 3 --read 200"
+    ),
+    "layers_qwen_thinking": (
+        f"{_QWEN} --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 "
+        "--coefficient 0.2 --count 20 --tokens 150"
+    ),
 }
 
 

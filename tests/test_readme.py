@@ -329,6 +329,27 @@ def test_a_missing_result_is_said_to_be_missing(generator, tmp_path):
         generator["page"](text.replace("effect", "guess"), tmp_path)
 
 
+def test_what_measures_a_result_exists(generator):
+    """A make target, or a benchmark with options that it takes."""
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import layers
+    finally:
+        sys.path.pop(0)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(generator["MADE_BY"]) == set(generator["BLOCKS"])
+    for name, command in generator["MADE_BY"].items():
+        program, *words = shlex.split(command)
+        if program == "make":
+            assert words[0] in targets, name
+        else:
+            assert words[0] == "benchmarks/layers.py" and "~/.cache" in words[2]
+            assert layers.arguments(words[1:]).model == words[2]
+            assert ("thinking" in name) == ("--adapter" in words)
+
+
 def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
     (tmp_path / "effect.md").write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
     (tmp_path / "effect.png").write_bytes(b"")
