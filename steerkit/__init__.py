@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from steerkit.plots import plot_layers as plot_layers
     from steerkit.positions import Window as Window
     from steerkit.published import read_published as read_published
+    from steerkit.reliability import learning_curve as learning_curve
+    from steerkit.reliability import spans_needed as spans_needed
     from steerkit.report import write_report as write_report
     from steerkit.resources import data as data
     from steerkit.schedules import Decay as Decay
@@ -97,6 +99,7 @@ _HOMES = {
     "places": ("Mask", "Steps"),
     "positions": ("Window",),
     "published": ("read_published",),
+    "reliability": ("learning_curve", "spans_needed"),
     "report": ("write_report",),
     "resources": ("data",),
     "schedules": ("Decay", "Gate", "Ramp"),

@@ -48,9 +48,14 @@ def oas_shrinkage(covariance: Float64[Tensor, "d_model d_model"], samples: int) 
 def precision(moments: Moments) -> list[Float64[Tensor, "d_model d_model"]]:
     """Inverse of the shrunk covariance within labels, for every layer that was read.
 
-    (1 - s) S + s mu I inverted, with S of :func:`within_covariance`, s of
-    :func:`oas_shrinkage` and mu the mean variance. Raises :class:`ExtractionError` where
-    spans do not vary at all.
+    ((1 - s) S + s mu I)^-1, with S of :func:`within_covariance`, s of :func:`oas_shrinkage` and
+    mu = tr S / p the mean variance, float64. ``mass-mean`` multiplies the difference of means
+    by it: P (mu_1 - mu_0), as Marks and Tegmark (2024, arXiv 2310.06824, section 5) do with the
+    covariance inside their two classes; here it is that inside all labels. Not for fewer spans
+    than dimensions: s is then near 1, and the result close to the plain difference; and not to
+    push along: directions of small variance gain weight, whatever they do.
+
+    Raises :class:`ExtractionError` where spans do not vary at all.
     """
     found = []
     for index, layer in enumerate(moments.layers):

@@ -59,7 +59,7 @@ class Direction:
         Angle in degrees that holds 95 % of bootstrap replicates.
     norm_low, norm_high:
         95 % interval of the length of the difference of means
-        (:func:`steerkit.reliability.norm_interval`).
+        (:func:`steerkit.lengths.norm_interval`).
     mean_projection:
         E h . u over thinking positions, u the unit vector: where ``center`` sets h . u.
     n_layers:

@@ -21,10 +21,11 @@ from steerkit.directions import contrast as contrast_of
 from steerkit.directions import defined
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice.suggestion import Suggestion
+from steerkit.lengths import norm_interval
 from steerkit.methods import METHODS, check_method, fitted_directions, fitted_split_half
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
-from steerkit.reliability import cone, norm_interval, split_half, split_half_shuffled
+from steerkit.reliability import cone, split_half, split_half_shuffled
 from steerkit.span_means import MOST_BYTES, SpanMeans
 from steerkit.traces import Traces
 

@@ -161,10 +161,10 @@ def _quantiles(
     """
     others = (tasks - 1).clamp(min=1).double()
     freedom = 1 / (1 / others + 1 / (count - 1).clamp(min=1))
-    return _student(freedom, level)
+    return student_quantile(freedom, level)
 
 
-def _student(freedom: Float64[Tensor, "*shape"], level: float) -> Float64[Tensor, "*shape"]:
+def student_quantile(freedom: Float64[Tensor, "*shape"], level: float) -> Float64[Tensor, "*shape"]:
     """Two-sided quantile of Student's t, by its expansion in the normal one (Fisher and Cornish
     1960); to 0.001 from 4 degrees of freedom on."""
     z = NormalDist().inv_cdf((1 + level) / 2)

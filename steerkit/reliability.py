@@ -104,44 +104,6 @@ def replicates_used(moments: Moments, name: str = DEFAULT_CONTRAST) -> dict[str,
     return {label: int(n) for label, n in zip(moments.labels, keep, strict=True)}
 
 
-def norm_interval(
-    moments: Moments, name: str = DEFAULT_CONTRAST
-) -> dict[str, Float64[Tensor, "layer 3"]]:
-    """Length of the difference without what noise adds to it, and its 95 % interval.
-
-    A difference d of finite samples is longer than the true one: E||d||^2 = ||delta||^2 + tr V.
-    With tr V estimated by the mean of ||d_r - d||^2 over bootstrap replicates d_r, the length
-    is sqrt(||d||^2 - tr V), and its interval sqrt(that squared +- 1.96 s). s^2 is the variance
-    of ||d_r||^2 less 4 tr V^2, which it has too much since d itself is noisy; tr V^2 is the mean
-    of ((d_r - d).(d_t - d))^2 over pairs r, t. What is below zero counts as zero.
-
-    Returns
-    -------
-    By behaviour ``[layer, (length, low, high)]``, in units of the residual stream. Labels
-    with fewer than two replicates are left out. Too narrow for fewer than about ten tasks, and
-    where halves of the tasks agree by a cosine of less than about 0.4.
-    """
-    keep = defined(moments, name)
-    rows: dict[str, list[Tensor]] = {}
-    for i in range(len(moments.layers)):
-        full, _ = differences(columns_of(moments, i, FULL), name, moments.labels)
-        drawn, _ = differences(columns_of(moments, i, REPLICATE), name, moments.labels)
-        for k, label in enumerate(moments.labels):
-            used = drawn[keep[REPLICATE, k], k]
-            if not keep[0, k] or len(used) < 2:
-                continue
-            strayed = used - full[0, k]
-            products = (strayed @ strayed.T).square()
-            noise = strayed.square().sum(dim=1).mean()
-            pairs = (products.sum() - products.trace()) / (len(used) * (len(used) - 1))
-            spread = used.square().sum(dim=1).var()
-            squared = full[0, k].square().sum() - noise
-            reach = 1.96 * torch.maximum(spread - 4 * pairs, spread / 9).sqrt()
-            edges = torch.stack([squared, squared - reach, squared + reach])
-            rows.setdefault(label, []).append(edges.clamp(min=0.0).sqrt())
-    return {label: torch.stack(found) for label, found in rows.items()}
-
-
 def learning_curve(
     moments: Moments, layer: int, name: str = DEFAULT_CONTRAST, whitening: Whitening = None
 ) -> pd.DataFrame:

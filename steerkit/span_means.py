@@ -68,7 +68,7 @@ class SpanMeans:
                 f"the means of {spans:,} spans need {self.size / 2**30:.1f} GiB on disk",
                 expected=f"at most {most / 2**30:.1f} GiB",
                 fix="read fewer layers (layers=...), take fewer chains, or allow more "
-                "(sample_bytes=...)",
+                "(sample_bytes=..., --sample-gib)",
             )
         shape = (len(layers), spans, d_model)
         _log.info("span means: %s, %.1f MiB on disk", shape, self.size / 2**20)

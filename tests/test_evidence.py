@@ -14,7 +14,8 @@ from steerkit.directions import contrast
 from steerkit.errors import ExtractionError
 from steerkit.evidence import Evidence, described, gathered, plain
 from steerkit.layer_choice.suggestion import by_areas
-from steerkit.reliability import cone, norm_interval, split_half, split_half_shuffled
+from steerkit.lengths import norm_interval
+from steerkit.reliability import cone, split_half, split_half_shuffled
 from tests.synthetic import LABELS, collected, synthetic_chains
 from tests.tiny import LAYERS, tiny_model, tiny_traces
 

@@ -12,7 +12,7 @@ from scipy import stats
 from steerkit.cosine_matrix import PARTS, Cosines
 from steerkit.directions import CONTRASTS, contrast, replicates
 from steerkit.errors import ExtractionError, StatisticsError
-from steerkit.geometry import MIN_TASKS, _student, cosines
+from steerkit.geometry import MIN_TASKS, cosines, student_quantile
 from steerkit.moments import Moments
 from steerkit.reading import REPLICATES, column_weights
 from steerkit.reliability import split_half
@@ -277,5 +277,5 @@ def test_quantiles_are_students() -> None:
     freedom = torch.tensor([4.0, 6.3, 10.0, 31.5, 500.0], dtype=torch.float64)
     for level in (0.5, 0.9, 0.95):
         expected = stats.t.ppf((1 + level) / 2, freedom.numpy())
-        np.testing.assert_allclose(_student(freedom, level).numpy(), expected, atol=2e-3)
-    assert float(_student(freedom, 0.95)[0]) > 2.7  # the normal one is 1.96
+        np.testing.assert_allclose(student_quantile(freedom, level).numpy(), expected, atol=2e-3)
+    assert float(student_quantile(freedom, 0.95)[0]) > 2.7  # the normal one is 1.96

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import OAS
 
-from steerkit.directions import contrast
+from steerkit.directions import CONTRASTS, contrast
 from steerkit.errors import ExtractionError
 from steerkit.evidence import Evidence
 from steerkit.methods import (
@@ -20,15 +23,40 @@ from steerkit.methods import (
 )
 from steerkit.reading import Chain
 from steerkit.span_means import SpanMeans
-from tests.synthetic import LABELS, Synthetic, collected, cosine
+from tests.synthetic import (
+    LABELS,
+    Synthetic,
+    collected,
+    cosine,
+    reference_contrast,
+    span_means,
+    synthetic_chains,
+)
 
 WIDTH = 24
 
 
 def evidence(chains, path) -> Evidence:
     spans = sum(len(c.chain.windows) for c in chains)
-    means = SpanMeans(path / "means.npy", (0,), spans, chains[0].hidden.shape[2])
+    layers, _, width = chains[0].hidden.shape
+    means = SpanMeans(path / "means.npy", tuple(range(layers)), spans, width)
     return Evidence(collected(chains, covariance=True, samples=means), means)
+
+
+def label_means(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A mean of length 1 for every label."""
+    drawn = {label: rng.normal(size=WIDTH) for label in LABELS}
+    return {label: v / np.linalg.norm(v) for label, v in drawn.items()}
+
+
+def with_shuffled_labels(chains: list[Synthetic], seed: int = 0) -> list[Synthetic]:
+    """The same activations, labels exchanged within each chain."""
+    rng, found = np.random.default_rng(seed), []
+    for c in chains:
+        labels = rng.permutation([label for _, _, label in c.chain.windows]).tolist()
+        windows = tuple((a, b, n) for (a, b, _), n in zip(c.chain.windows, labels, strict=True))
+        found.append(Synthetic(replace(c.chain, windows=windows), c.hidden))
+    return found
 
 
 def planted(n: int = 120, *, noise: float = 0.3, nuisance: float = 0.0, seed: int = 0):
@@ -38,8 +66,7 @@ def planted(n: int = 120, *, noise: float = 0.3, nuisance: float = 0.0, seed: in
     with backtracking's: the difference of means of finite samples is pulled toward it.
     """
     rng = np.random.default_rng(seed)
-    truth = {label: rng.normal(size=WIDTH) for label in LABELS}
-    truth = {label: v / np.linalg.norm(v) for label, v in truth.items()}
+    truth = label_means(rng)
     long = rng.normal(size=WIDTH)
     long = long / np.linalg.norm(long) + 0.7 * truth["backtracking"]
     chains = []
@@ -54,17 +81,63 @@ def planted(n: int = 120, *, noise: float = 0.3, nuisance: float = 0.0, seed: in
     return chains, truth["backtracking"] - np.mean(others, axis=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_planted_direction_is_recovered(method: str, tmp_path) -> None:
-    chains, truth = planted()
+@pytest.mark.parametrize(
+    ("method", "contrast_", "noise"),
+    [
+        *((method, name, 0.3) for method in ("mean-difference", "mass-mean") for name in CONTRASTS),
+        *((method, "backtracking:deduction", 0.3) for method in METHODS if method != "probe"),
+        # a probe finds it where the classes overlap: spans that it tells apart without error
+        # leave many separating directions
+        ("probe", "backtracking:deduction", 1.0),
+    ],
+)
+def test_a_planted_direction_is_recovered(method, contrast_, noise, tmp_path) -> None:
+    """Spans scatter by ``noise`` in each of 24 dimensions about means of length 1."""
+    n = 1500 if method == "probe" else 240
+    chains, against_others = planted(n, noise=noise)
+    means = label_means(np.random.default_rng(0))
+    truth = against_others
+    if ":" in contrast_:
+        truth = means["backtracking"] - means["deduction"]
+    elif contrast_ == "overall":  # the start of spans, which all share, is left
+        truth = means["backtracking"] - 0.5 * np.mean(list(means.values()), axis=0)
+    found = evidence(chains, tmp_path).directions(method, contrast_)["backtracking"][0]
+    assert cosine(found.numpy(), truth) >= 0.99
+    if method == "pca":  # the way in which spans vary most: labels give its sign alone
+        return
+    # positive control: once labels are shuffled within chains there is nothing to recover
+    mixed = evidence(with_shuffled_labels(chains), tmp_path)
+    other = mixed.directions(method, contrast_)["backtracking"][0].numpy()
+    if contrast_ == "overall":  # but for what all starts of spans share
+        shared = np.mean(list(means.values()), axis=0)
+        truth, other = (v - (v @ shared) / (shared @ shared) * shared for v in (truth, other))
+    assert abs(cosine(other, truth)) < 0.7
+
+
+@pytest.mark.parametrize("method", ["lda", "probe", "pca"])
+def test_what_is_fitted_against_all_others_takes_how_these_differ_for_noise(method, tmp_path):
+    """Against three or more behaviours at once such a method aims at something else."""
+    chains, truth = planted(240)
     found = evidence(chains, tmp_path).directions(method, "rest")["backtracking"][0]
-    # what is fitted to one behaviour against all takes how the others differ for noise
-    least = {"mean-difference": 0.99, "mass-mean": 0.98}.get(method, 0.9)
-    assert cosine(found.numpy(), truth) >= least
-    # positive control: without labels that mean anything there is nothing to recover
-    mixed, _ = planted(seed=1)
-    other = evidence(mixed, tmp_path).directions(method, "rest")["backtracking"][0]
-    assert abs(cosine(other.numpy(), truth)) < 0.75
+    assert 0.9 < cosine(found.numpy(), truth) < 0.98
+
+
+@pytest.mark.parametrize("name", [*CONTRASTS, "backtracking:deduction"])
+def test_mass_mean_equals_numpy_and_scikit_learn(name: str, tmp_path) -> None:
+    chains = synthetic_chains(60, seed=6, tasks=20)
+    found = evidence(chains, tmp_path).directions("mass-mean", name)["backtracking"]
+    for layer in range(2):
+        spans = [(label, mean[layer]) for c in chains for label, mean in span_means(c)]
+        labels = np.array([label for label, _ in spans])
+        samples = np.array([mean for _, mean in spans])
+        for label in LABELS:
+            samples[labels == label] -= samples[labels == label].mean(axis=0)
+        covariance = OAS(assume_centered=True).fit(samples).covariance_
+        plain = reference_contrast(chains, name, "backtracking")[layer]
+        expected = np.linalg.solve(covariance, plain)
+        expected *= np.linalg.norm(plain) / np.linalg.norm(expected)
+        np.testing.assert_allclose(found[layer].numpy(), expected, rtol=1e-8, atol=1e-10)
+        assert cosine(expected, plain) < 0.999  # whitening changes something
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,12 +15,14 @@ from steerkit.cli.parser import (
     DEFAULT_VECTORS,
     add_declare_option,
     add_model_options,
+    add_sample_option,
     add_verbosity,
     layers,
     positive,
 )
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import (
+    announce_samples,
     chains_note,
     check_output,
     declare_all,
@@ -34,6 +36,7 @@ from steerkit.tasks import SPLITS
 
 if TYPE_CHECKING:
     from steerkit.annotation import Unplaced
+    from steerkit.direction import Direction
     from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
@@ -159,6 +162,7 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Make a control: shuffle the labels among the spans of each chain before anything "
         "is read. What the vectors then show is not due to single sentences.",
     )
+    add_sample_option(method)
     method.add_argument(
         "--batch-tokens",
         type=positive,
@@ -187,7 +191,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--json",
         action="store_true",
         help="Print one JSON object instead of the table: vectors, figure, model, traces, "
-        "contrast, method, counts and a list of behaviors.",
+        "contrast, method, counts and a list of behaviors, with the cone in degrees and the "
+        "interval of the length too.",
     )
     add_verbosity(parser)
 
@@ -218,6 +223,8 @@ def run(arguments: argparse.Namespace) -> None:
 
             traces = shuffle_labels(traces, arguments.shuffle_labels)
     model = load_model(arguments)
+    if not arguments.quiet:
+        announce_samples(model, traces, [arguments.method], arguments.layers)
     with progress("reading activations", "chains") as report:
         vectors = extract(
             model,
@@ -229,6 +236,7 @@ def run(arguments: argparse.Namespace) -> None:
             layers=arguments.layers,
             window=window,
             batch_tokens=arguments.batch_tokens,
+            sample_bytes=int(arguments.sample_gib * 2**30),
             seed=arguments.seed,
             too_long=arguments.too_long,
             progress=report,
@@ -303,12 +311,29 @@ def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
             "spans": int(row["spans"]),
             "tasks": int(row["tasks"]),
             **{name: clean(row[name]) for name in measured},
+            **_spread(vectors[row["behavior"]]),
             "layer": vectors[row["behavior"]].layer,
             "chosen_by": row["chosen_by"],
             "note": row["note"],
         }
         for row in rows
     ]
+
+
+def _spread(direction: Direction) -> dict[str, float | None]:
+    """Cone in degrees, and the interval of the length as a share of the mean norm, as JSON."""
+    found: dict[str, float | None] = dict.fromkeys(("cone", "norm_low", "norm_high"))
+    if direction.layer is None:
+        return found
+    i = direction.row(direction.layer)
+    if direction.cone is not None:
+        found["cone"] = clean(float(direction.cone[i]))
+    if direction.mean_norm is not None:
+        for name in ("norm_low", "norm_high"):
+            values = getattr(direction, name)
+            if values is not None:
+                found[name] = clean(float(values[i] / direction.mean_norm[i]))
+    return found
 
 
 def direction_table(vectors: SteeringVectors) -> Any:

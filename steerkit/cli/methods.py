@@ -11,12 +11,20 @@ from steerkit.cli.extract import METHODS
 from steerkit.cli.parser import (
     add_declare_option,
     add_model_options,
+    add_sample_option,
     add_verbosity,
     layers,
     positive,
 )
 from steerkit.cli.screen import progress, status, stdout
-from steerkit.cli.sources import chains_note, declare_all, fitting, load_model, read_chains
+from steerkit.cli.sources import (
+    announce_samples,
+    chains_note,
+    declare_all,
+    fitting,
+    load_model,
+    read_chains,
+)
 from steerkit.cli.tables import clean, number, table
 
 if TYPE_CHECKING:
@@ -58,6 +66,13 @@ def add_command(commands: Any, formatter: Any) -> None:
         "Default: the one of these two that fits --model.",
     )
     add_declare_option(source)
+    source.add_argument(
+        "--too-long",
+        choices=("refuse", "cut", "skip"),
+        default="refuse",
+        help="What becomes of a chain longer than the model's context, as for steerkit extract. "
+        "Default: %(default)s.",
+    )
     method = parser.add_argument_group("methods")
     method.add_argument(
         "--methods",
@@ -82,6 +97,22 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--layers", type=layers, metavar="LAYERS", help="Layers to read, such as 3,5-9."
     )
     method.add_argument(
+        "--window",
+        default="1,10",
+        metavar="BEFORE,LENGTH",
+        help="Tokens of a span that are averaged, as for steerkit extract; 1,0 is the token before "
+        "it alone. Default: %(default)s.",
+    )
+    method.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Seed of the halves and shuffles behind the reliability figures. Default: "
+        "%(default)s.",
+    )
+    add_sample_option(method)
+    method.add_argument(
         "--batch-tokens",
         type=positive,
         metavar="N",
@@ -98,18 +129,27 @@ def run(arguments: argparse.Namespace) -> None:
     names = None if arguments.behavior is None else [behavior(n).name for n in arguments.behavior]
     with status("reading chains"):
         from steerkit.method_comparison import compare_methods
+        from steerkit.positions import Window
 
         traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
+        window = Window.parse(arguments.window)
+    methods = [part.strip() for part in arguments.methods.split(",")]
     model = load_model(arguments)
+    if not arguments.quiet:
+        announce_samples(model, traces, methods, arguments.layers)
     with progress("reading activations", "chains") as report:
         found = compare_methods(
             model,
             traces,
-            methods=[part.strip() for part in arguments.methods.split(",")],
+            methods=methods,
             contrasts=[part.strip() for part in arguments.contrasts.split(",")],
             behaviors=names,
             layers=arguments.layers,
+            window=window,
+            seed=arguments.seed,
+            too_long=arguments.too_long,
             batch_tokens=arguments.batch_tokens,
+            sample_bytes=int(arguments.sample_gib * 2**30),
             progress=report,
         )
     rows = _rows(found)

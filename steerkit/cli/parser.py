@@ -174,6 +174,18 @@ def add_model_options(
     )
 
 
+def add_sample_option(parser: argparse._ActionsContainer) -> None:
+    """--sample-gib, for methods that are fitted to the means of single spans."""
+    parser.add_argument(
+        "--sample-gib",
+        type=above_zero,
+        default=8.0,
+        metavar="N",
+        help="Largest temporary file of span means, in GiB, that lda, probe and pca may write; its "
+        "size is said beforehand. Default: %(default)g.",
+    )
+
+
 def add_declare_option(parser: argparse._ActionsContainer) -> None:
     """--declare NAME[=DEFINITION], for labels that are not built in."""
     parser.add_argument(

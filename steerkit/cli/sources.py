@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerkit.behaviors import Behavior, behaviors, declare
+from steerkit.cli.screen import say
 from steerkit.errors import ResourceError, TraceError
 from steerkit.resources import bundled_models, data
 
@@ -202,6 +203,23 @@ def read_prompts(prompts: Sequence[str], tasks: str | None) -> list[str | Task]:
         bundled = not Path(tasks).exists() and Path(tasks).name == tasks and "." not in tasks
         listed += read_tasks(data(f"tasks/{tasks}.jsonl") if bundled else tasks)
     return listed
+
+
+def announce_samples(
+    model: ThinkingModel,
+    traces: Traces,
+    methods: Sequence[str],
+    layers: Sequence[int] | None,
+) -> None:
+    """Say on stderr how large the temporary file of span means will be, if a method needs one."""
+    from steerkit.methods import METHODS
+
+    if not any(METHODS[name].samples for name in methods if name in METHODS):
+        return
+    known = {found.name for found in behaviors()}
+    spans = sum(s.label in known for trace in traces.split("extract") for s in trace.spans)
+    size = 4 * (model.n_layers if layers is None else len(layers)) * spans * model.d_model
+    say(f"the means of {spans:,} spans go to a temporary file of {size / 2**20:,.1f} MiB")
 
 
 def check_output(

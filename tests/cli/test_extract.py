@@ -5,6 +5,7 @@ import pytest
 
 import steerkit as sk
 from steerkit.cli.sources import chain_format
+from steerkit.errors import ExtractionError
 from steerkit.traces import Traces
 from tests.tiny import SENTENCES, tiny_traces
 
@@ -99,11 +100,34 @@ def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path
     for name in ("extract", "select"):
         assert found["counts"]["tasks"][name] == len(facts[f"{name}_tasks"])
     columns = ["behavior", "spans", "tasks", "norm", "split_half", "split_half_shuffled"]
+    columns += ["auroc", "cone", "norm_low", "norm_high"]
     for row in found["behaviors"]:
-        assert list(row) == [*columns, "auroc", "layer", "chosen_by", "note"]
+        assert list(row) == [*columns, "layer", "chosen_by", "note"]
         texts = ("behavior", "chosen_by", "note")
         numbers = {name: value for name, value in row.items() if name not in texts}
         assert all(math.isfinite(value) for value in numbers.values())
+        direction = sk.read_vectors(tmp_path / "v.safetensors")[row["behavior"]]
+        i = direction.row(row["layer"])
+        assert row["cone"] == pytest.approx(float(direction.cone[i]))
+        length = float(direction.norm_high[i] / direction.mean_norm[i])
+        assert row["norm_low"] <= row["norm_high"] == pytest.approx(length)
+
+
+def test_fitted_methods_say_how_large_their_file_is_and_can_be_bounded(
+    run, model_folder, chains, tmp_path
+):
+    words = ["extract", "--model", model_folder, "--traces", chains, "--no-figure"]
+    words += ["--choose-by", "auroc", "--layers", "1", "--method", "lda"]
+    result = run(*words, "--json")
+    assert result.code == 0, result.err
+    spans = sum(len(t.spans) for t in sk.read_traces(chains).split("extract"))
+    assert f"the means of {spans} spans go to a temporary file of" in result.err
+    row = result.json["behaviors"][0]
+    assert row["cone"] is None and row["split_half"] is not None
+    few = run(*words, "--sample-gib", "0.000001")
+    assert few.code == 2 and "--sample-gib" in few.err
+    with pytest.raises(ExtractionError, match="sample_bytes"):
+        sk.extract(sk.load(model_folder), sk.read_traces(chains), method="pca", sample_bytes=1000)
 
 
 def test_numbers_that_are_missing_are_null(run, model_folder, tmp_path):

@@ -10,6 +10,7 @@ import steerkit as sk
 def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
     words = ["methods", "--model", model_folder, "--traces", chains, "--behavior", "backtracking"]
     words += ["--methods", "mean-difference,mass-mean,pca", "--contrasts", "rest,overall"]
+    words += ["--window", "1,0", "--seed", 3]
     result = run(*words, "--json")
     assert result.code == 0, result.err
     table = sk.compare_methods(
@@ -18,11 +19,14 @@ def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
         methods=["mean-difference", "mass-mean", "pca"],
         contrasts=["rest", "overall"],
         behaviors="backtracking",
+        window=sk.Window(1, 0),
+        seed=3,
     )
     rows = {(row["method"], row["contrast"]): row for row in result.json}
     assert len(rows) == len(table) == 5  # pca knows no overall
     for row in table.itertuples():
         assert rows[row.method, row.contrast]["layer"] == row.layer
+        assert rows[row.method, row.contrast]["split_half"] == pytest.approx(row.split_half)
         assert rows[row.method, row.contrast]["auroc"] == pytest.approx(row.auroc)
     shown = run(*words)
     assert shown.out.count("backtracking") == 5 and "AUROC" in shown.out
