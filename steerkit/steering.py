@@ -142,12 +142,20 @@ def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[No
         else:
             others.before(args, kwargs)
 
+    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not model.generating and model.steering is total:
+            others.after(kwargs, output)
+
     before = model.steering
     model.steering = total
-    handle = model.hf.register_forward_pre_hook(follow, with_kwargs=True)
+    handles = [
+        model.hf.register_forward_pre_hook(follow, with_kwargs=True),
+        model.hf.register_forward_hook(note, with_kwargs=True),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         others.close()
         model.steering = before
