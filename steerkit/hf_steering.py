@@ -152,7 +152,10 @@ class ForwardSteering:
             known = 0 if past else len(response.ids)
             fresh = row if past else row[prompt + known :]
             first = prompt + len(response.ids) if past else 0
-            self._sequences[number] = self._sequences[number] + row if past else row
+            if past:
+                self._sequences[number].extend(row)
+            else:
+                self._sequences[number] = row
             for token in fresh:
                 follow(self._model, response, token)
             columns = shown[number].nonzero()[:, 0]
@@ -176,9 +179,8 @@ class ForwardSteering:
     def _goes_on(self, listed: Sequence[Sequence[int]]) -> bool:
         """Whether these are the sequences of before, with more at their ends."""
         return bool(self._responses) and all(
-            len(row) > prompt + len(response.ids)
-            and list(row[prompt : prompt + len(response.ids)]) == response.ids
-            for row, prompt, response in zip(listed, self._prompts, self._responses, strict=True)
+            len(row) > len(known) and row[: len(known)] == known
+            for row, known in zip(listed, self._sequences, strict=True)
         )
 
     def _find_prompts(self, listed: Sequence[list[int]]) -> None:

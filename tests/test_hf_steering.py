@@ -253,3 +253,19 @@ def test_a_cache_from_elsewhere_is_refused_by_its_length_or_its_tensors(model) -
         model.hf(input_ids=ids)
         with pytest.raises(SteeringError, match="not that of the last"):
             model.hf(input_ids=ids[:, -1:], past_key_values=other)
+
+
+def test_a_longer_chain_of_another_prompt_is_not_taken_for_more_of_the_last(
+    model, monkeypatch
+) -> None:
+    seen, place = [], RowSteering.place
+    monkeypatch.setattr(RowSteering, "place", lambda self, at: (seen.append(at), place(self, at)))
+    chain = [
+        *model.render(LONGER),
+        *model.tokenizer("3 + 8", add_special_tokens=False)["input_ids"],
+    ]
+    with model.steer(0.3 * direction().at(where="think")):
+        model.hf(input_ids=torch.tensor([model.render(PROMPTS[0])]))
+        model.hf(input_ids=torch.tensor([chain]))
+    start = len(model.render(LONGER))
+    assert seen[-1].step[0].tolist() == [max(i - start + 1, -1) for i in range(len(chain))]
