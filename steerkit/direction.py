@@ -204,22 +204,21 @@ class Direction:
         """
         noise = torch.stack([_noise(seed, layer, self.d_model) for layer in self.layers])
         scaled = noise / noise.norm(dim=1, keepdim=True) * self.tensor.norm(dim=1, keepdim=True)
+        return replace(self.with_tensor(scaled), behavior=f"random-{seed}", spans=0, tasks=0)
+
+    def with_tensor(
+        self,
+        tensor: Float[Tensor, "layer d_model"],
+        mean_projection: Float[Tensor, " layer"] | None = None,
+    ) -> Direction:
+        """The same behaviour and units with another tensor; what was measured of this one's
+        tensor is left out."""
+        measured: dict[str, Any] = dict.fromkeys((*CURVES, "fluent", "free"))
         return replace(
             self,
-            behavior=f"random-{seed}",
-            tensor=scaled,
-            spans=0,
-            tasks=0,
-            split_half=None,
-            split_half_shuffled=None,
-            auroc=None,
-            cone=None,
-            norm_low=None,
-            norm_high=None,
-            mean_projection=None,
+            tensor=tensor,
             chosen_by="",
-            fluent=None,
-            free=None,
+            **{**measured, "mean_projection": mean_projection},
         )
 
     def at(self, layer: Layers | None = None, **placed: Any) -> Term:

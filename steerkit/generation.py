@@ -108,8 +108,9 @@ def generate(
     spans yet: see :func:`steerkit.annotate`.
 
     Raises :class:`GenerationError` for a prompt that is empty or leaves no room in the
-    context and for numbers out of range, :class:`SteeringError` and :class:`VectorsError`
-    for terms that cannot be applied. Whatever happens, no hook stays behind.
+    context, for numbers out of range and where ``forbid`` leaves no token,
+    :class:`SteeringError` and :class:`VectorsError` for terms that cannot be applied. Whatever
+    happens, no hook stays behind.
     """
     if batch_size is not None and batch_size < 1:
         raise GenerationError("batch_size is out of range", expected="at least 1", found=batch_size)

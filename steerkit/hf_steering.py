@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.places import Positions
-from steerkit.positions import PAD, PROMPT
+from steerkit.positions import PAD, PROMPT, THINK
 from steerkit.residual import StopForward
 from steerkit.response import Response, first_phase, follow
+from steerkit.response_start import ResponseStart
 
 if TYPE_CHECKING:
     from steerkit.models import ThinkingModel
@@ -22,28 +24,45 @@ if TYPE_CHECKING:
     from steerkit.terms import Terms
 
 
+_CACHES = ("past_key_values", "cache")
+"""Names of the cache among the arguments and outputs of a forward pass."""
+_TURN = 16
+"""More tokens than a chat template writes for the model's turn."""
+
+
 class ForwardSteering:
     """Edits every forward pass of ``model.hf`` by the same terms, following each row.
 
     A pass with an empty cache begins new sequences. Where a response begins is told from the
-    first of them: after the last opening think string, or, where there is none, at the end of
-    the input, which is then the prompt. Later passes go on from there, with a cache or with the
-    whole sequence given again. Rows keep their order: beam search, which changes it, is refused
-    by nobody and must not be used.
+    first of them: after the chat template's last turn of the model; where there is none, at the
+    last opening think string; without that at the end of the input, which is then the prompt.
+    Later passes go on from there, with a cache or with the whole sequence given again.
+
+    Terms that act at every position, without a schedule, need none of this: they act whatever
+    is done with the cache, in beam search as well. For all others rows keep their order and the
+    cache grows by what is passed. Beam search, assisted generation, prompts in pieces
+    (``prefill_chunk_size``) and caches of other sequences are refused.
 
     Parameters
     ----------
     model, terms:
-        What is steered, and how; :meth:`attached` is where it happens.
+        What is steered, and how. :meth:`before` and :meth:`after` are called around every
+        forward pass, :meth:`close` at the end.
     """
 
     def __init__(self, model: ThinkingModel, terms: Terms) -> None:
         self._model, self._terms = model, terms
+        self._start = ResponseStart(model)
+        self._everywhere = all(t.where == "all" and t.schedule is None for t in terms)
         self._hooks = ExitStack()
         self._hooked = self._whole = False  # edits are attached; a pass came to its end since
         self._steering: RowSteering | None = None
         self._rows = 0
+        self._width = 0  # positions passed so far, padding included
+        self._keys: weakref.ref[Tensor] | None = None
         self._prompts: list[int] = []
+        self._told: list[bool] = []
+        self._sequences: list[list[int]] = []
         self._responses: list[Response] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardSteering:
@@ -64,14 +83,16 @@ class ForwardSteering:
             if module is model.hf and model.following is self:
                 self.before(args, kwargs)
 
-        def after(module: Any, _: Any, __: Any) -> None:
-            self._whole |= module is model.hf and model.following is self
+        def after(module: Any, _: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if module is model.hf and model.following is self:
+                self._whole = True
+                self.after(kwargs, output)
 
         if outer is not None:
             outer.release()
         handles = [
             model.hf.register_forward_pre_hook(before, with_kwargs=True),
-            model.hf.register_forward_hook(after),
+            model.hf.register_forward_hook(after, with_kwargs=True),
         ]
         model.following = self
         try:
@@ -102,7 +123,7 @@ class ForwardSteering:
 
     def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Called before every forward pass with its arguments; raises :class:`SteeringError`
-        for one without token ids."""
+        for one without token ids, and for one that does not go on from the last."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(ids, Tensor):
             raise SteeringError(
@@ -110,18 +131,45 @@ class ForwardSteering:
                 found="inputs_embeds" if "inputs_embeds" in kwargs else "no input_ids",
                 fix="pass input_ids",
             )
-        cached = next((kwargs[n] for n in ("past_key_values", "cache") if kwargs.get(n)), None)
+        cached = next((kwargs[n] for n in _CACHES if kwargs.get(n)), None)
         past = 0 if cached is None else int(cached.get_seq_length())
         mask = kwargs.get("attention_mask")
         shown = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask
         shown = shown[:, -ids.shape[1] :].cpu()
         if ids.shape[0] != self._rows:
             past = self._begin(ids.shape[0], past)
+        if past:
+            self._check_cache(cached, past)
         self._place(ids.cpu(), shown, past)
         if not self._hooked:
             assert self._steering is not None
             self._whole, self._hooked = False, True
             self._hooks.enter_context(self._steering.attached())
+        self._width = past + ids.shape[1]
+        self._keys = None
+
+    def after(self, kwargs: Mapping[str, Any], output: Any) -> None:
+        """Called after every forward pass with its arguments and what it gave."""
+        parts = output if isinstance(output, tuple) else [getattr(output, n, None) for n in _CACHES]
+        found = [*parts, *(kwargs.get(n) for n in _CACHES)]
+        cache = next((c for c in found if hasattr(c, "get_seq_length")), None)
+        keys = _newest_keys(cache)
+        self._keys = None if keys is None else weakref.ref(keys)
+
+    def _check_cache(self, cached: Any, past: int) -> None:
+        """Refuse a cache that is not as the last pass left it, as far as the terms ask for it."""
+        keys = _newest_keys(cached)
+        # every change of a cache, also one of the order of its rows, makes new tensors
+        kept = keys is None or (self._keys is not None and self._keys() is keys)
+        if past > self._width or not (self._everywhere or (past == self._width and kept)):
+            changed = " that were changed since" if past == self._width else ""
+            raise SteeringError(
+                "the cache is not that of the last steered pass",
+                expected=f"{self._width} cached positions, as the last pass left them",
+                found=f"{past}{changed}",
+                fix="beam search, assisted generation and caches made elsewhere are followed by "
+                'terms with where="all" and no schedule only',
+            )
 
     def _begin(self, rows: int, past: int) -> int:
         from steerkit.steering import RowSteering
@@ -140,6 +188,12 @@ class ForwardSteering:
 
     def _place(self, ids: Tensor, shown: Tensor, past: int) -> None:
         shape = (self._rows, ids.shape[1])
+        if self._everywhere:
+            # they name all that is no padding: nothing else of a position is asked for
+            phase = torch.where(shown != 0, THINK, PAD).to(torch.int8)
+            zeros = torch.zeros(shape, dtype=torch.int64)
+            self._tell(Positions(phase, zeros, zeros, zeros.bool()))
+            return
         at = Positions(
             phase=torch.full(shape, PAD, dtype=torch.int8),
             index=torch.zeros(shape, dtype=torch.int64),
@@ -151,14 +205,19 @@ class ForwardSteering:
             for pair in zip(ids.tolist(), shown.tolist(), strict=True)
         ]
         if not past and not self._goes_on(listed):
-            self._prompts = [self._prompt_length(row) for row in listed]
-            self._responses = [Response(phases=[first_phase(self._model)]) for _ in listed]
+            self._find_prompts(listed)
+        elif past:
+            self._check_prompts(listed)
         for number, (row, response) in enumerate(zip(listed, self._responses, strict=True)):
             prompt = self._prompts[number]
             # tokens of the response that are in this pass, the ones known already left out
             known = 0 if past else len(response.ids)
             fresh = row if past else row[prompt + known :]
             first = prompt + len(response.ids) if past else 0
+            if past:
+                self._sequences[number].extend(row)
+            else:
+                self._sequences[number] = row
             for token in fresh:
                 follow(self._model, response, token)
             columns = shown[number].nonzero()[:, 0]
@@ -173,26 +232,54 @@ class ForwardSteering:
                 steps >= 0, phases[steps.clamp(min=0)], torch.tensor(PROMPT, dtype=torch.int8)
             )
         at.step[at.step < 0] = -1
+        self._tell(at)
+
+    def _tell(self, at: Positions) -> None:
         assert self._steering is not None
         self._steering.place(at)
 
     def _goes_on(self, listed: Sequence[Sequence[int]]) -> bool:
         """Whether these are the sequences of before, with more at their ends."""
         return bool(self._responses) and all(
-            len(row) > prompt + len(response.ids)
-            and list(row[prompt : prompt + len(response.ids)]) == response.ids
-            for row, prompt, response in zip(listed, self._prompts, self._responses, strict=True)
+            len(row) > len(known) and row[: len(known)] == known
+            for row, known in zip(listed, self._sequences, strict=True)
         )
 
-    def _prompt_length(self, row: Sequence[int]) -> int:
-        opening = self._model.tokenizer(self._model.think[0], add_special_tokens=False)["input_ids"]
-        for end in range(len(row), len(opening) - 1, -1):
-            if list(row[end - len(opening) : end]) == list(opening):
-                # white space of the template after it is the prompt's
-                while end < len(row) and self._blank(row[end]):
-                    end += 1
-                return end
-        return len(row)
+    def _find_prompts(self, listed: Sequence[list[int]]) -> None:
+        """Where the responses of new sequences begin."""
+        starts = []
+        for row in listed:
+            start = self._start.after_template(row)
+            starts.append(self._start.by_opening(row) if start is None else start)
+        self._told = [start is not None for start in starts]
+        self._prompts = [
+            len(row) if start is None else start for row, start in zip(listed, starts, strict=True)
+        ]
+        self._sequences = list(listed)
+        self._responses = [Response(phases=[first_phase(self._model)]) for _ in listed]
 
-    def _blank(self, token: int) -> bool:
-        return not self._model.tokenizer.decode([token]).strip()
+    def _check_prompts(self, listed: Sequence[list[int]]) -> None:
+        """Refuse tokens over a cache that are of the prompt: what was taken for the beginning of
+        the response has been edited already."""
+        for number, row in enumerate(listed):
+            several, told = len(row) > 1, self._told[number]
+            # one token alone may end a prompt whose other pieces came before
+            if not several and (told or len(self._responses[number].ids) > _TURN):
+                continue
+            start = self._start.after_template([*self._sequences[number], *row])
+            if (several and start is None and not told) or (start or 0) > self._prompts[number]:
+                raise SteeringError(
+                    "the prompt goes on after its first forward pass",
+                    expected="the whole prompt in one pass",
+                    found=f"{len(row)} more tokens",
+                    where=f"row {number}",
+                    fix="leave prefill_chunk_size out, or give a conversation's next turn without "
+                    'a cache; terms with where="all" and no schedule need neither',
+                )
+
+
+def _newest_keys(cache: Any) -> Tensor | None:
+    """The keys of the last layer that has any, as one tensor; ``None`` for other caches."""
+    layers = reversed(getattr(cache, "layers", None) or [])
+    found = (getattr(layer, "keys", None) for layer in layers)
+    return next((keys for keys in found if isinstance(keys, Tensor)), None)

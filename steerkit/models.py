@@ -329,8 +329,10 @@ class ThinkingModel:
     def steer(self, *terms: Term | Terms | Direction) -> Iterator[ThinkingModel]:
         """Within it, :meth:`generate` is steered by these terms unless told otherwise.
 
-        So are Hugging Face's own ``model.hf.generate`` and plain calls of ``model.hf``, but not
-        beam search. Contexts nest; the inner one takes the place of the outer.
+        So are Hugging Face's own ``model.hf.generate`` and plain calls of ``model.hf``. Beam
+        search and assisted generation follow terms that act at every position without a
+        schedule, and refuse others with :class:`SteeringError`. Contexts nest; the inner one
+        takes the place of the outer.
         """
         from steerkit.steering import steer
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.places import Positions, Where, where_mask
+from steerkit.schedules import factors
 from steerkit.terms import Term
 
 
@@ -143,7 +144,8 @@ class LayerEdit:
             column[row, 0] = strength
         found = column * masks[where]
         if schedule is not None:
-            found = found * schedule(positions.step.clamp(min=0)).to(found.dtype)
+            name = entry.term.direction.behavior
+            found = found * factors(schedule, positions.step.clamp(min=0), name)
         return found
 
     def __call__(self, hidden: Tensor, hook: Any) -> Tensor | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,6 +26,17 @@ class Steps:
     stop: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("start", "stop"):
+            value = getattr(self, name)
+            if value is None and name == "stop":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise SteeringError(
+                    f"the {name} of a window of steps is no step",
+                    expected="a whole number",
+                    found=repr(value),
+                )
+            object.__setattr__(self, name, int(value))
         if self.start < 0 or (self.stop is not None and self.stop <= self.start):
             raise SteeringError(
                 "an empty window of steps", expected="0 <= start < stop", found=repr(self)
@@ -36,13 +48,36 @@ class Mask:
     """Positions named one by one, counted from the first token of the prompt.
 
     ``Mask([False, True])`` names the second position alone: what is not listed is not named.
+    Numbers may be given for truth values if they are 0 and 1. The same positions are named in
+    every row; rows that differ take terms of their own. Raises :class:`SteeringError` for
+    anything else, such as a tensor of two dimensions or a list of positions.
     """
 
     positions: tuple[bool, ...]
 
     def __init__(self, positions: Sequence[bool] | Tensor) -> None:
-        listed = positions.tolist() if isinstance(positions, Tensor) else positions
+        tensor = isinstance(positions, Tensor)
+        listed = positions.tolist() if tensor else positions  # type: ignore[union-attr]
+        if not isinstance(listed, Iterable) or isinstance(listed, str):
+            raise _no_mask(listed)
+        listed = list(listed)
+        for place, value in enumerate(listed):
+            # an array or a list of several values is a row, not a value
+            if getattr(value, "shape", ()) != () or isinstance(value, Sequence | set):
+                raise _no_mask(type(value).__name__, place)
+            if value not in (0, 1):
+                raise _no_mask(repr(value), place)
         object.__setattr__(self, "positions", tuple(bool(value) for value in listed))
+
+
+def _no_mask(found: object, place: int | None = None) -> SteeringError:
+    return SteeringError(
+        "a mask lists a truth value for every position",
+        expected="one dimension of True and False, such as [False, True, True]",
+        found=found,
+        where=None if place is None else f"position {place} of the mask",
+        fix="give every row of a batch a term with its own mask",
+    )
 
 
 Place = Literal["all", "prompt", "generated", "think", "answer", "sentences"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from steerkit.errors import SteeringError
 from steerkit.layers import Layers, layer_numbers
 from steerkit.places import Where, check_where, where_json
-from steerkit.schedules import Gate, Schedule, check_schedule
+from steerkit.schedules import Gate, Schedule, check_gate, check_schedule
 
 if TYPE_CHECKING:
     from steerkit.direction import Direction, Unit
@@ -55,7 +55,7 @@ class Term:
     schedule:
         A factor of the coefficient over the steps of the response: ``None`` for 1,
         :class:`~steerkit.schedules.Ramp`, :class:`~steerkit.schedules.Decay`, or a function from
-        steps to factors, both ``[row, position]``.
+        steps, ``[row, position]``, to factors of that shape or to one number.
     gate:
         Edit only where the projection at the current token is in a range.
     target:
@@ -89,6 +89,7 @@ class Term:
             )
         check_where(self.where)
         check_schedule(self.schedule)
+        check_gate(self.gate)
         if self.layers is not None:
             # a layer named twice is one layer
             object.__setattr__(self, "layers", layer_numbers(self.layers, SteeringError))
@@ -182,28 +183,27 @@ class Terms(tuple[Term, ...]):
         """The same terms with directions at right angles to each other, at every layer.
 
         Each loses what it shares with those before it (Gram and Schmidt, in the order in which
-        the terms stand: put first what must not change) and keeps its unit and coefficient, so
-        that it pushes as far. Directions that several terms share count once. Raises
-        :class:`SteeringError` where nothing is left.
+        the terms stand: put first what must not change). It keeps its coefficient, its unit and
+        the length of its tensor, so that it pushes as far in every unit. Its mean projection is
+        worked out anew, for ``center``; what else was measured of the old direction, such as its
+        AUROC and its fluent range, is left out. Directions that several terms share count once.
+
+        Raises :class:`SteeringError` where nothing is left, and for a ``center`` beside a
+        direction whose mean projection is not known.
         """
         made: dict[int, Direction] = {}
         for term in self:
-            direction = term.direction
-            if id(direction) in made:
-                continue
-            tensor = direction.tensor.clone()
-            for before in made.values():
-                for layer in set(before.layers) & set(direction.layers):
-                    u = before.unit_vector(layer)
-                    row = tensor[direction.row(layer)]
-                    tensor[direction.row(layer)] = row - (row @ u) * u
-            left = tensor.norm(dim=1) / direction.tensor.norm(dim=1).clamp_min(1e-30)
-            if bool((left < 1e-4).any()):
+            if id(term.direction) not in made:
+                made[id(term.direction)] = _apart(term.direction, list(made.values()))
+            new = made[id(term.direction)]
+            known = term.direction.mean_projection is not None
+            if term.operator == "center" and known and new.mean_projection is None:
+                before = (d for d in made.values() if d is not new and d.mean_projection is None)
                 raise SteeringError(
-                    f"nothing of {direction.behavior!r} is left beside the directions before it",
-                    fix="leave the term out, or put it first",
+                    f"the mean projection on what is left of {new.behavior!r} is not known",
+                    found="none of " + ", ".join(repr(d.behavior) for d in before),
+                    fix="put the centered term first, or clamp to a target of your own",
                 )
-            made[id(direction)] = replace(direction, tensor=tensor)
         return Terms(replace(term, direction=made[id(term.direction)]) for term in self)
 
     def __add__(self, other: object) -> Terms:  # type: ignore[override]
@@ -228,6 +228,37 @@ class Terms(tuple[Term, ...]):
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self)) or "no terms"
+
+
+def _apart(direction: Direction, others: Iterable[Direction]) -> Direction:
+    """The direction without what it shares with ``others``, which share nothing; as long as it
+    was."""
+    shared = [other for other in others if set(other.layers) & set(direction.layers)]
+    if not shared:
+        return direction
+    lengths = direction.tensor.double().norm(dim=1)
+    tensor = direction.tensor.double()
+    # E h . d is linear in d: it loses what the vector loses
+    mean = None if direction.mean_projection is None else direction.mean_projection * lengths
+    for other in shared:
+        means = other.mean_projection
+        for layer in set(other.layers) & set(direction.layers):
+            row, u = direction.row(layer), other.unit_vector(layer).double()
+            along = tensor[row] @ u
+            tensor[row] -= along * u
+            if mean is not None and means is not None:
+                mean[row] -= along * means[other.row(layer)]
+        mean = None if means is None else mean
+    left = tensor.norm(dim=1).clamp_min(1e-300)
+    if bool((left < 1e-4 * lengths).any()):
+        raise SteeringError(
+            f"nothing of {direction.behavior!r} is left beside the directions before it",
+            fix="leave the term out, or put it first",
+        )
+    scale = (lengths / left)[:, None]
+    return direction.with_tensor(
+        (tensor * scale).float(), mean_projection=None if mean is None else (mean / left).float()
+    )
 
 
 def as_terms(steering: object) -> Terms:

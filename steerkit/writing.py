@@ -76,7 +76,9 @@ class Writing:
         """Next tokens of rows: what is forced on them, or what sampling gives."""
         if self._forbid is not None:
             for place, row in enumerate(rows):
-                logits[place, list(self._forbid(row.ids))] = -torch.inf
+                # what a finished row would write, or one that is told what to, is never read
+                if not row.ended and not row.forced:
+                    logits[place, self._forbidden(row, logits.shape[1])] = -torch.inf
         if self.sampling.temperature > 0 and self._noise is None:
             self._noise = Noise(self.seed, logits.shape[1], logits.device)
         keys = np.array([row.key for row in rows], dtype=np.uint64)
@@ -86,6 +88,36 @@ class Writing:
             row.forced.pop(0) if row.forced else token
             for row, token in zip(rows, tokens, strict=True)
         ]
+
+    def _forbidden(self, row: Row, width: int) -> list[int]:
+        """Ids that ``forbid`` names for a row; :class:`GenerationError` where none is left."""
+        assert self._forbid is not None
+        found, where = self._forbid(row.ids), f"task {row.task.id!r}, token {len(row.ids)}"
+        try:
+            ids = {int(i) for i in found}
+        except (TypeError, ValueError):
+            raise GenerationError(
+                "forbid gives no token ids",
+                expected="a collection of ids",
+                found=repr(found)[:80],
+                where=where,
+            ) from None
+        if ids and not 0 <= min(ids) <= max(ids) < width:
+            raise GenerationError(
+                "forbid names a token that there is not",
+                expected=f"ids from 0 to {width - 1}",
+                found=min(ids) if min(ids) < 0 else max(ids),
+                where=where,
+            )
+        known = min(self.model.vocabulary, width)
+        if sum(i < known for i in ids) == known:
+            raise GenerationError(
+                "every token is forbidden",
+                expected="at least one that may come",
+                where=where,
+                fix="leave the end token allowed",
+            )
+        return list(ids)
 
     def take(self, row: Row, token: int) -> None:
         """Note a token of a row, and why the row is finished if it is."""

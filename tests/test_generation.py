@@ -562,3 +562,19 @@ def test_forbidden_tokens_never_come_and_the_others_keep_their_odds(model):
                 wished[even] = -torch.inf
             assert int(wished.argmax()) == token and len(ids) == start
     assert changed
+
+
+def test_where_every_token_is_forbidden_the_error_says_so(model) -> None:
+    everything = range(model.vocabulary)
+    with pytest.raises(GenerationError, match="token 2: every token is forbidden"):
+        generate(
+            model,
+            PROMPTS,
+            max_new_tokens=10,
+            forbid=lambda ids: everything if len(ids) == 2 else everything[1:],
+        )
+    for wrong, message in (([-1], "found -1"), ([10**6], "1000000"), (["a"], "no token ids")):
+        with pytest.raises(GenerationError, match=message):
+            generate(model, PROMPTS, max_new_tokens=2, forbid=lambda ids, wrong=wrong: wrong)
+    end = {i for i in everything if i not in model.eos_ids}
+    assert not generate(model, PROMPTS, max_new_tokens=3, forbid=lambda ids: end)[0].token_ids

@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from steerkit.errors import ModelError, SteeringError
+from steerkit.models import ThinkingModel
 from steerkit.places import PLACES, Steps
 from steerkit.residual import StopForward
 from steerkit.schedules import Ramp
+from steerkit.steering import RowSteering
 from steerkit.terms import Terms
+from steerkit.traces import Trace
+from steerkit.training.tokenizer import THINK_OPEN, build_tokenizer
 from tests.test_generation import LONGER, PROMPTS
 from tests.test_residual import hooks_on
 from tests.test_steering import direction
-from tests.tiny import ARCHITECTURES, tiny_model, tiny_traces
+from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model, tiny_traces
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +261,119 @@ def test_a_copy_made_inside_the_context_is_not_edited_through_the_original(model
         assert torch.equal(twin.hf(input_ids=ids).logits, plain)
         assert torch.equal(model.hf(input_ids=ids).logits, steered)
     assert not torch.equal(plain, steered)
+
+
+def spied(model, chains, monkeypatch, **options):
+    """What a plain steered call on whole chains takes their positions to be."""
+    seen = []
+    place = RowSteering.place
+
+    def spy(self, at):
+        seen.append(at)
+        place(self, at)
+
+    with monkeypatch.context() as patched, model.steer(0.3 * direction().at(where="think")):
+        patched.setattr(RowSteering, "place", spy)
+        model.hf(input_ids=torch.tensor(chains), **options)
+    return seen[-1]
+
+
+@pytest.mark.parametrize("style", ["new", "old", "plain"])
+@pytest.mark.parametrize("text", ["", "3 + 8 CLOSE 7", "OPEN 3 + 8 CLOSE 7", "\nOPEN\n3 CLOSE"])
+def test_a_whole_chain_has_the_phases_and_steps_of_generate(style, text, monkeypatch) -> None:
+    """Whether the template opens the thinking section, the model does, or it is mere text."""
+    tokenizer = build_tokenizer()
+    if style != "new":
+        tokenizer.chat_template = tokenizer.chat_template.replace(THINK_OPEN + "\\n", "")
+    think = ("( 1", "1 )") if style == "plain" else ("<think>", "</think>")
+    model = ThinkingModel(tiny_hf(), tokenizer, name="tiny", think=think)
+    assert model.opens_thinking == (style == "new")
+    assert model.waits_for_opening == (style == "old")
+    if style == "new":
+        text = text.replace("OPEN", "")
+    text = text.replace("OPEN", think[0]).replace("CLOSE", think[1])
+    prompt, ids = model.render(PROMPTS[0]), model.tokenizer(text, add_special_tokens=False)
+    at = spied(model, [[*prompt, *ids["input_ids"]]], monkeypatch)
+    trace = Trace(id="0", task_id="0", prompt=PROMPTS[0], response=text)
+    assert at.phase[0].tolist() == model.align(trace).phases.tolist()
+    steps = [max(i - len(prompt) + 1, -1) for i in range(at.step.shape[1])]
+    assert at.step[0].tolist() == steps
+
+
+def push_everywhere(model, term):
+    """An oracle of where="all": a plain hook on layer 1."""
+    push = term.coefficient * term.direction.vector(1, term.unit)
+
+    def edit(module, args, output):
+        first = output if isinstance(output, torch.Tensor) else output[0]
+        return first + push if first is output else (first + push, *output[1:])
+
+    return model.hf.model.layers[1].register_forward_hook(edit)
+
+
+UNUSUAL = {
+    "beam": {"num_beams": 3},
+    "assisted": {"prompt_lookup_num_tokens": 3},
+    "pieces": {"prefill_chunk_size": 4},
+}
+
+
+@pytest.mark.parametrize("how", UNUSUAL)
+def test_terms_at_every_position_need_no_following(model, how) -> None:
+    term, options = 3.0 * direction(), UNUSUAL[how]
+    plain = hf_chains(model, PROMPTS[:1], **options)
+    handle = push_everywhere(model, term)
+    expected = hf_chains(model, PROMPTS[:1], **options)
+    handle.remove()
+    with model.steer(term):
+        assert hf_chains(model, PROMPTS[:1], **options) == expected != plain
+
+
+@pytest.mark.parametrize("how", UNUSUAL)
+@pytest.mark.parametrize("placed", [{"where": "think"}, {"schedule": Ramp(3)}])
+def test_other_terms_refuse_what_they_cannot_follow(model, how, placed) -> None:
+    before = len(model.hf._forward_hooks)
+    with (
+        pytest.raises(SteeringError, match=r"not that of the last|the prompt goes on"),
+        model.steer(0.3 * direction().at(**placed)),
+    ):
+        hf_chains(model, PROMPTS[:1], **UNUSUAL[how])
+    assert len(model.hf._forward_hooks) == before
+
+
+def test_a_cache_from_elsewhere_is_refused_by_its_length_or_its_tensors(model) -> None:
+    ids = torch.tensor([model.render(PROMPTS[0])])
+    longer = torch.tensor([model.render(LONGER)])
+    same = model.hf(input_ids=ids, use_cache=True).past_key_values
+    other = model.hf(input_ids=longer, use_cache=True).past_key_values
+    with model.steer(0.3 * direction().at(where="think")):
+        for cache in (same, other):
+            model.hf(input_ids=ids)
+            with pytest.raises(SteeringError, match="not that of the last"):
+                model.hf(input_ids=ids[:, -1:], past_key_values=cache)
+        own = model.hf(input_ids=ids, use_cache=True).past_key_values
+        for _ in range(3):  # a token, then several: the response goes on
+            model.hf(input_ids=ids[:, 3:4], past_key_values=own)
+        model.hf(input_ids=ids[:, 3:6], past_key_values=own)
+        with pytest.raises(SteeringError, match="the prompt goes on"):
+            model.hf(input_ids=ids, past_key_values=own)  # the next turn of a conversation
+    with model.steer(0.3 * direction()):
+        model.hf(input_ids=ids)
+        with pytest.raises(SteeringError, match="not that of the last"):
+            model.hf(input_ids=ids[:, -1:], past_key_values=other)
+
+
+def test_a_longer_chain_of_another_prompt_is_not_taken_for_more_of_the_last(
+    model, monkeypatch
+) -> None:
+    seen, place = [], RowSteering.place
+    monkeypatch.setattr(RowSteering, "place", lambda self, at: (seen.append(at), place(self, at)))
+    chain = [
+        *model.render(LONGER),
+        *model.tokenizer("3 + 8", add_special_tokens=False)["input_ids"],
+    ]
+    with model.steer(0.3 * direction().at(where="think")):
+        model.hf(input_ids=torch.tensor([model.render(PROMPTS[0])]))
+        model.hf(input_ids=torch.tensor([chain]))
+    start = len(model.render(LONGER))
+    assert seen[-1].step[0].tolist() == [max(i - start + 1, -1) for i in range(len(chain))]

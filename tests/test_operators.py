@@ -163,6 +163,7 @@ def test_the_same_term_twice_acts_twice(model, plain) -> None:
         (Ramp(4), lambda t: min(1, (t + 1) / 4)),
         (Decay(2.0), lambda t: 2 ** (-t / 2)),
         (lambda step: (step % 2).float(), lambda t: t % 2),
+        (lambda step: 0.5, lambda t: 0.5),
     ],
 )
 def test_schedules_are_factors_of_the_step(model, plain, schedule, factor) -> None:
@@ -263,3 +264,78 @@ def test_orthogonal_terms_share_nothing_and_push_as_far(model, plain) -> None:
     torch.testing.assert_close(lengths, torch.full_like(lengths, 1.0), rtol=1e-4, atol=1e-4)
     with pytest.raises(SteeringError, match="nothing of 'backtracking' is left"):
         (0.4 * D + 0.2 * replace(D, layer=2)).orthogonal()
+
+
+def correlated() -> tuple[torch.Tensor, list]:
+    """Hidden states of every layer and three directions that overlap, with their measures."""
+    generator = torch.Generator().manual_seed(7)
+    hidden = torch.randn(3, 400, 32, generator=generator, dtype=torch.float64) * 3 + 1
+    mean, found, shared = hidden.mean(dim=1), [], torch.zeros(3, 32)
+    for seed, name in ((0, "backtracking"), (5, "deduction"), (6, "initializing")):
+        d = direction(seed, name=name)
+        shared = d.tensor + 0.7 * shared
+        u = shared.double() / shared.double().norm(dim=1, keepdim=True)
+        measured = torch.tensor([0.1, 0.2, 0.3])
+        found.append(
+            replace(
+                d,
+                tensor=shared,
+                mean_projection=(mean * u).sum(dim=1).float(),
+                auroc=measured,
+                split_half=measured,
+                cone=measured,
+                fluent=(-0.5, 0.5),
+                chosen_by="auroc",
+            )
+        )
+    return hidden, found
+
+
+def test_orthogonal_terms_know_the_mean_projection_of_their_new_directions() -> None:
+    hidden, (a, b, c) = correlated()
+    terms = (a.center() + b.center() + 0.2 * c).orthogonal()
+    for old, term in zip((a, b, c), terms, strict=True):
+        new = term.direction
+        u = new.tensor.double() / new.tensor.double().norm(dim=1, keepdim=True)
+        mean = (hidden.mean(dim=1) * u).sum(dim=1).float()
+        torch.testing.assert_close(new.mean_projection, mean, rtol=1e-4, atol=1e-4)
+        if old is not a:
+            assert (old.mean_projection - mean).abs().max() > 0.2
+
+
+def test_what_was_measured_of_the_old_directions_is_not_said_of_the_new() -> None:
+    _, (a, b, _) = correlated()
+    first, second = (term.direction for term in (a.center() + 0.2 * b).orthogonal())
+    assert first is a
+    for name in ("auroc", "split_half", "cone", "fluent"):
+        assert getattr(b, name) is not None and getattr(second, name) is None
+    assert not second.chosen_by and second.layer == b.layer
+    assert (second.spans, second.tasks, second.mean_norm is b.mean_norm) == (10, 5, True)
+
+
+def test_orthogonal_terms_push_as_far_in_every_unit(model, plain) -> None:
+    _, (a, b, _) = correlated()
+    for unit in ("norm", "paper", "raw", "one"):
+        term = 0.4 * b.at(unit=unit)
+        new = (0.1 * a + term).orthogonal()[1]
+        pushed = streams(model, [Terms((new,))] * 3)[1] - plain[1]
+        lengths = pushed[PHASE != 3].norm(dim=-1)
+        wanted = 0.4 * float(b.unit_length(1, unit))
+        torch.testing.assert_close(lengths, torch.full_like(lengths, wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_center_whose_new_mean_projection_is_unknown_is_refused() -> None:
+    _, (a, b, _) = correlated()
+    bare = replace(a, mean_projection=None)
+    with pytest.raises(SteeringError, match=r"'deduction'.*'backtracking'"):
+        (0.2 * bare + b.center()).orthogonal()
+    pushed = (0.2 * bare + 0.2 * b).orthogonal()
+    assert pushed[1].direction.mean_projection is None
+    assert (b.center() + 0.2 * bare).orthogonal()[0].direction.mean_projection is not None
+
+
+def test_a_schedule_of_another_shape_is_refused_and_leaves_no_hook(model) -> None:
+    for schedule in (lambda step: step[:1].float(), lambda step: float("nan")):
+        with pytest.raises(SteeringError, match="the schedule of 'backtracking'"):
+            streams(model, [Terms((D.at(schedule=schedule),))] * 3)
+    assert all(not len(b.hook_resid_post._forward_hooks) for b in model.residual.blocks)

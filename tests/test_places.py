@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,40 @@ def test_places_are_recorded_as_json() -> None:
     assert where_json("think") == "think"
     assert where_json(Steps(2, 5)) == {"steps": [2, 5]}
     assert where_json(Mask([False, True, True])) == {"positions": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        torch.ones(2, 3),
+        np.ones((2, 3), dtype=bool),
+        [[True, False], [False, True]],
+        [torch.ones(2), torch.ones(2)],
+        [3, 5],
+        [0.5],
+        [float("nan")],
+        ["yes"],
+        [None],
+        torch.tensor(True),
+        3,
+        "think",
+    ],
+    ids=repr,
+)
+def test_a_mask_is_one_dimension_of_truth_values(unchecked, positions) -> None:
+    with pytest.raises(SteeringError, match="truth value for every position"):
+        Mask(positions)
+
+
+def test_masks_are_lists_tensors_and_arrays(unchecked) -> None:
+    wanted = Mask((True, False, True))
+    given = ([1, 0, 1], torch.tensor([1, 0, 1]), np.array([True, False, True]))
+    for positions in (*given, [torch.tensor(True), torch.tensor(False), torch.tensor(True)]):
+        assert Mask(positions) == wanted and Mask(positions).positions == (True, False, True)
+
+
+@pytest.mark.parametrize("window", [(0.5, 3), ("0", 3), (0, 2.5), (True, 3), (None, 3)])
+def test_steps_are_whole_numbers(unchecked, window) -> None:
+    with pytest.raises(SteeringError, match="whole number"):
+        Steps(*window)
+    assert where_json(Steps(np.int64(2), np.int64(5))) == {"steps": [2, 5]}
