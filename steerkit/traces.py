@@ -173,7 +173,7 @@ class Traces(Sequence[Trace]):
                 found=type(strange[0]).__name__,
             )
         self._traces = listed
-        self.interrupted = isinstance(traces, Traces) and traces.interrupted
+        self.interrupted: bool = isinstance(traces, Traces) and traces.interrupted
         """Whether these are the chains that were finished when generation was interrupted.
 
         What is made of them says so too: slices, sums with others, splits, and their annotation.
