@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect report pair defaults noise contrasts layers published pairing real real-evaluation memory bench models data docs wheel clean
+.PHONY: help extract test format effect report pair defaults noise agreement contrasts layers published pairing real real-evaluation memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ defaults: $(READY) ## which contrast and method should be the default? (10 minut
 
 noise: $(READY) ## how good does an annotator have to be? (10 minutes)
 	$(BIN)/python benchmarks/label_noise.py
+
+agreement: $(READY) ## how far do the bundled annotators agree with others' labels? (5 minutes)
+	$(BIN)/python benchmarks/agreement.py
 
 contrasts: $(READY) ## which contrast steers best? (5 minutes)
 	$(BIN)/python benchmarks/contrasts.py

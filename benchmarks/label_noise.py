@@ -15,7 +15,7 @@ label these spans, which they were not made for: spans that they call unparsed a
 
 The chains are read once: a direction is a difference of means over span means
 (steerkit.span_means), whatever the labels are. Cosines are over 20 draws of the wrong labels;
-steering is by the directions of the first three draws on held-out *select* tasks, both signs of
+steering is by the directions of the first draws (three) on held-out *select* tasks, both signs of
 one coefficient, same noise, scored by the exact grammar. Layers are those that ``gradient``
 chooses for the true labels. Results go to benchmarks/results/label_noise.{csv,json,md,png};
 chains that are done are kept in out/label_noise, so an interrupted run goes on where it stopped.
@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from effect import select_tasks
-from label_noise_report import draw, markdown
+from label_noise_report import DEFAULTS, draw, markdown
 from noisy_labels import (
     NONE,
     Labelling,
@@ -153,14 +153,15 @@ def summarised(table: pd.DataFrame) -> pd.DataFrame:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=80, help="select tasks to steer on")
-    parser.add_argument("--steered-draws", type=int, default=3)
-    parser.add_argument("--few", type=int, default=40, help="chains of the small set")
-    parser.add_argument("--coefficient", type=float, default=0.2, help="used at both signs")
-    parser.add_argument("--tokens", type=int, default=448, help="new tokens of a chain")
+    parser.add_argument("--tasks", type=int, help="select tasks to steer on")
+    parser.add_argument("--steered-draws", type=int)
+    parser.add_argument("--few", type=int, help="chains of the small set")
+    parser.add_argument("--coefficient", type=float, help="used at both signs")
+    parser.add_argument("--tokens", type=int, help="new tokens of a chain")
     parser.add_argument("--folder", type=Path, default=RESULTS)
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
     parser.add_argument("--report", action="store_true", help="only write page and figure again")
+    parser.set_defaults(**DEFAULTS)
     return parser.parse_args()
 
 
@@ -250,6 +251,7 @@ def main() -> int:
         "few": options.few,
         "tasks": len(tasks),
         "coefficient": options.coefficient,
+        "tokens": options.tokens,
         "coverage": {e.kind: float((e.labels != NONE).mean()) for e in every if e.seed == 0},
         "code": code_digest()[:12],
         "machine": machine(),

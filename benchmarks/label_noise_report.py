@@ -18,6 +18,22 @@ from steerkit.plots import FAINT, GRID, STYLE, ReportFigure
 
 KINDS = {"random": "Wrong at random", "confused": "Wrong as a classifier is"}
 ENOUGH = 0.9
+DEFAULTS: dict[str, Any] = {
+    "tasks": 80,
+    "steered_draws": 3,
+    "few": 40,
+    "coefficient": 0.2,
+    "tokens": 448,
+}
+"""What `make noise` takes where nothing else is asked for."""
+NAMES = {
+    "tasks": "tasks",
+    "steered_draws": "steered draws",
+    "few": "chains of the small set",
+    "coefficient": "as the coefficient",
+    "tokens": "tokens a chain",
+}
+"""What the page calls these settings."""
 
 
 def _interval(row: Any, name: str, form: str = "{:.2f}", scale: float = 1.0) -> str:
@@ -52,6 +68,29 @@ def _table(
     return lines
 
 
+def _kept(row: Any, known: set[str]) -> str:
+    """How much is kept of the true labels' effect; nothing where that may be none at all."""
+    if row.behavior not in known or np.isnan(row.kept):
+        return ""
+    return f"; {100 * row.kept:.0f} %"
+
+
+def _known(table: pd.DataFrame) -> set[str]:
+    """Behaviours whose true labels' direction has an effect with an interval without 0."""
+    exact = table[(table.kind == "exact") & table.effect.notna()]
+    return set(exact[(exact.effect_low > 0) | (exact.effect_high < 0)].behavior)
+
+
+def _made_by(content: Mapping[str, Any]) -> str:
+    """What made these results; settings other than those of `make noise` are named."""
+    other = [
+        f"{content[name]:g} {said} instead of {DEFAULTS[name]:g}"
+        for name, said in NAMES.items()
+        if content.get(name, DEFAULTS[name]) != DEFAULTS[name]  # older results lack some
+    ]
+    return "`make noise`" + (f", but with {', '.join(other)}" if other else "")
+
+
 def enough(table: pd.DataFrame, names: list[str], kind: str, cosine: float = ENOUGH) -> str:
     """The largest share up to which every named behaviour keeps that cosine on average."""
     part = table[(table.kind == kind) & (table.chains == "all") & table.behavior.isin(names)]
@@ -73,11 +112,15 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
         if kind not in ("exact", *KINDS)
     )
     steps = f"{content['coefficient']:g}"
+    known = _known(whole)
+    rest = [name for name in names if name not in known]
+    unknown = f" (not so for {', '.join(rest)}: this run cannot tell)" if rest else ""
     lines = [
         "# How good does an annotator have to be?",
         "",
         f"{content['model']}, {content['chains']} chains with {content['spans']:,} spans labelled "
-        f"exactly ({shares}), contrast `{content['contrast']}`; made by `make noise`. Of the "
+        f"exactly ({shares}), contrast `{content['contrast']}`; made by "
+        f"{_made_by(content)}. Of the "
         f"labels, 5 to 40 % are wrong, in {content['draws']} draws each. `random`: of every "
         "label the same share, replaced by others as frequent as they are in the chains. "
         "`confused`: mistaken as often, and for which, as the classifier mistakes labels in "
@@ -110,15 +153,13 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
         *_table(
             whole,
             names,
-            lambda row: (
-                f"{_interval(row, 'effect', '{:+.1f}', 100)}; "
-                f"{'-' if np.isnan(row.kept) else f'{100 * row.kept:.0f} %'}"
-            ),
+            lambda row: f"{_interval(row, 'effect', '{:+.1f}', 100)}{_kept(row, known)}",
         ),
         "",
         f"Share of the behaviour's sentences at +{steps} minus that at -{steps} mean norms, in "
-        "points, with 95 % bootstrap intervals over tasks; then how much that is of what the true "
-        f"labels' direction does. {content['tasks']} select tasks, one chain each at temperature "
+        "points, with 95 % bootstrap intervals over tasks; then, where the interval of the true "
+        "labels' direction excludes 0, how much that is of what this direction does"
+        f"{unknown}. {content['tasks']} select tasks, one chain each at temperature "
         f"1, same noise, every position; {content['steered_draws']} draws together where labels "
         "are drawn. All directions are pushed equally far, however long the difference is.",
         "",

@@ -4,9 +4,10 @@ Over tasks of the *select* set: every cheap score of every behaviour (steerkit.l
 the causal sweep, which writes chains with each layer pushed up and down by the same coefficient and
 counts the behaviour's sentences. Agreement of a cheap score with the sweep is the rank correlation
 over layers (mean over behaviours), and whether the layer that it would choose is among the
-sweep's best two. Intervals of the correlation are from 2,000 draws of all values within their own
-intervals. Results go to benchmarks/results/layers.{json,csv,md,png}, those of another model than
-the bundled one to layers_NAME.*.
+sweep's best two, beside the plain layer number and a layer drawn at random (layer_agreement.py).
+Intervals are from resampling the sweep's tasks, all layers together; below 20 tasks there are none.
+Results go to benchmarks/results/layers.{json,csv,md,png} and layers_tasks.csv, those of another
+model than the bundled one to layers_NAME.*. --report makes pages again from the numbers kept there.
 
 By default the bundled model at every layer, judged by the exact grammar. On a real model the chains
 are the bundled ones in plain English and sentences are labelled by rules. What is done is kept in
@@ -17,6 +18,7 @@ is run it says how long each part will take; --minutes refuses what takes longer
     python benchmarks/layers.py --model ~/.cache/steerkit/qwen2.5-coder-1.5b-instruct \\
         --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 \\
         --coefficient 0.2 --count 12 --tokens 150 --minutes 120
+    python benchmarks/layers.py --report
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from pathlib import Path
 
 import pandas as pd
 from effect import select_tasks as select_puzzles
-from layers_report import agreement, markdown
+from layers_report import write_report
 from real_measures import code_digest, machine
 from reference import head
 from resumable import budget, kept_table, open_state, progress
@@ -40,13 +42,11 @@ import steerkit as sk
 from steerkit.adapters import Adapter
 from steerkit.annotation import find_annotator
 from steerkit.cli.parser import layers as layer_list
-from steerkit.cli.tables import clean
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
-from steerkit.layer_choice.causal import shares_by_layer
-from steerkit.layer_choice.scores import SCORES, chosen_layers, score_layers
-from steerkit.layer_plot import plot_layer_scores
-from steerkit.plots import save_figure
+from steerkit.layer_choice.causal import shares_by_layer, shares_by_task
+from steerkit.layer_choice.scores import score_layers
+from steerkit.layer_choice.suggestion import CHAINS, DEFAULT_SCORE
 from steerkit.tasks import split_of, task_hash
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,13 +72,20 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, help="select tasks that chains are written for")
     parser.add_argument("--tokens", type=int, help="new tokens of a chain")
     parser.add_argument("--coefficient", type=float, help="of the steps, in mean norms")
-    parser.add_argument("--chains", type=int, help="chains that slopes are taken from")
+    parser.add_argument(
+        "--chains",
+        type=int,
+        help="chains that slopes are taken from (default: of the bundled model as many as extract)",
+    )
     parser.add_argument("--step-chains", type=int, help="chains that steps are taken on")
     parser.add_argument("--read", type=int, help="tokens read of each chain")
     parser.add_argument("--batch-size", type=int, help="chains written side by side")
     parser.add_argument("--minutes", type=float, help="refuse to start on what takes longer")
     parser.add_argument("--budget", action="store_true", help="say how long it takes, no more")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
+    parser.add_argument(
+        "--report", action="store_true", help="make all pages again from the numbers kept"
+    )
     parser.add_argument("--folder", type=Path, default=RESULTS)
     parser.add_argument("--state", type=Path, default=Path("out") / "layers")
     options = parser.parse_args(words)
@@ -90,7 +97,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         ("count", 40, 6),
         ("tokens", 448, 100),
         ("coefficient", 0.2, 0.3),
-        ("chains", 48, 16),
+        ("chains", None, 16),
         ("step_chains", 48, 6),
         ("read", 384, 256),
         ("batch_size", 512, 32),
@@ -200,16 +207,48 @@ def select_tasks(path: str, count: int) -> list[sk.Task]:
     return sorted(found, key=lambda task: task_hash(task.prompt))[:count]
 
 
-def words_of(options: argparse.Namespace) -> str:
-    """The options that differ from those of another model, as they are typed."""
+def command_of(options: argparse.Namespace, model: str) -> str:
+    """The command that does the same again: every setting, for usual ones may change."""
     usual = arguments(["--model", options.model])
-    words = [f"--model .../{Path(options.model).name}"]
-    for name in ("adapter", "behaviors", "layers", "count", "tokens", "coefficient", "chains"):
+    names = ("traces", "task_file", "annotator", "dtype", "adapter", "behaviors", "layers", "count")
+    names += ("tokens", "coefficient", "chains", "step_chains", "read")
+    differ = [name for name in names if getattr(options, name) != getattr(usual, name)]
+    if options.model == BUNDLED and not differ:
+        return "make layers"
+    words = ["python benchmarks/layers.py"]
+    if options.model != BUNDLED:
+        words.append(f"--model ~/.cache/steerkit/{model}")
+    for name in names:
         value = getattr(options, name)
-        if value != getattr(usual, name):
-            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            words.append(f"--{name.replace('_', '-')} {text}")
+        # files and names stand where they are not the usual ones: paths are of one machine
+        if value is None or (isinstance(value, str) and name not in differ):
+            continue
+        if isinstance(value, (list, tuple)):
+            text = ",".join(map(str, value))
+        else:
+            text = Path(value).name if name in ("traces", "task_file") else str(value)
+        words.append(f"--{name.replace('_', '-')} {text}")
     return " ".join(words)
+
+
+def report_all(folder: Path) -> None:
+    """Every page of a results folder, made again from the numbers that are kept beside it."""
+    names = [path.stem for path in sorted(folder.glob("layers*.json"))]
+    if not names:
+        raise SteerkitError(
+            "no results to report",
+            expected="layers*.json, each with its .csv",
+            found="none",
+            where=str(folder),
+        )
+    for name in names:
+        write_report(folder, name)
+        print(folder / f"{name}.md")
+
+
+def chains_of_slopes(vectors: sk.SteeringVectors, options: argparse.Namespace) -> int:
+    """How many chains slopes are taken from: as many as extraction took, unless one says."""
+    return int(options.chains or vectors.provenance["layer_choice"].get("chains", CHAINS))
 
 
 def measured(
@@ -228,11 +267,13 @@ def measured(
                 chains,
                 behaviors=options.behaviors,
                 layers=layers,
-                choose_by="auroc",
+                # the default says on how many chains it takes slopes, and so does extract's user
+                choose_by="auroc" if options.chains else DEFAULT_SCORE,
                 progress=progress("extract"),
             )
             found.save(kept)
     vectors = sk.read_vectors(kept)
+    slopes_from = chains_of_slopes(vectors, options)
 
     def scored(what: tuple[str, ...], count: int, at: list[int]) -> pd.DataFrame:
         with timed(clock, " and ".join(what)):
@@ -250,7 +291,7 @@ def measured(
 
     areas = kept_table(state / "auroc.csv", lambda: scored(("auroc",), 1, layers))
     slopes = kept_table(
-        state / "slopes.csv", lambda: scored(("gradient", "published"), options.chains, layers)
+        state / "slopes.csv", lambda: scored(("gradient", "published"), slopes_from, layers)
     )
     # steps are the dearest of the cheap scores: kept layer by layer
     steps = [
@@ -266,6 +307,9 @@ def measured(
 
 def main(words: list[str] | None = None) -> int:
     options = arguments(words)
+    if options.report:
+        report_all(options.folder)
+        return 0
     if options.threads:
         import torch
 
@@ -298,7 +342,7 @@ def main(words: list[str] | None = None) -> int:
             )
     if options.budget:
         return 0
-    unsettling = ("annotator", "budget", "folder", "fresh", "minutes", "state", "threads")
+    unsettling = ("annotator", "budget", "folder", "fresh", "minutes", "report", "state", "threads")
     settings = {
         "code": code_digest(),
         "model": [model.name, model.tokenizer_hash, str(model.dtype)],
@@ -310,27 +354,21 @@ def main(words: list[str] | None = None) -> int:
         tasks = select_puzzles(vectors, options.count)
     with timed(state / "seconds.json", "sweep"):
         swept, texts = written(model, tasks, vectors, layers, options, state)
-    judge = shares_by_layer(
-        swept, sk.annotate(texts, annotator), list(vectors), layers, options.coefficient
-    )
+    labelled = sk.annotate(texts, annotator)
+    told = (swept, labelled, list(vectors), layers, options.coefficient)
+    judge, shares = shares_by_layer(*told), shares_by_task(*told)
     judge.insert(2, "score", "sweep")
     table = pd.concat([cheap, judge], ignore_index=True)
-    chosen = {score: chosen_layers(table, score) for score in SCORES}
     content = {
         "model": model.name,
         "tasks": len(tasks),
         "coefficient": options.coefficient,
         "annotator": annotator.name,
         "tokens": options.tokens,
-        "chains": options.chains,
+        "chains": chains_of_slopes(vectors, options),
         "step_chains": options.step_chains,
         "read": options.read,
-        "command": "make layers" if bundled else f"benchmarks/layers.py {words_of(options)}",
-        "agreement": [
-            {k: clean(v) if isinstance(v, float) else v for k, v in row.items()}
-            for row in agreement(table).to_dict("records")
-        ],
-        "chosen": chosen,
+        "command": command_of(options, model.name),
         "seconds": json.loads((state / "seconds.json").read_text()),
         "code": code_digest()[:12],
         "machine": machine(),
@@ -338,16 +376,9 @@ def main(words: list[str] | None = None) -> int:
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    write_text_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    page = markdown(content, table, f"{name}.png")
-    write_text_atomic(folder / f"{name}.md", page)
-    caption = (
-        f"{model.name}, {len(tasks)} select tasks, steps of {options.coefficient:g} mean norms, "
-        f"labels by {annotator.name}."
-    )
-    figure = plot_layer_scores(table, chosen["sweep"], score="sweep", caption=caption)
-    save_figure(figure, folder / f"{name}.png")
-    print(page)
+    for frame, file in ((table, f"{name}.csv"), (shares, f"{name}_tasks.csv")):
+        write_text_atomic(folder / file, frame.to_csv(index=False, float_format="%.5g"))
+    print(write_report(folder, name))
     return 0
 
 

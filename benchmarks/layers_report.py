@@ -1,90 +1,70 @@
-"""How far cheap scores of layers agree with the causal sweep, and the page of `make layers`."""
+"""The page of `make layers`, and how it is made again from the numbers that are kept."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from layer_agreement import FEWEST, agreement, differences
 
-from steerkit.layer_choice.scores import CHEAP, chosen_layers, whole
+from steerkit.files import write_text_atomic
+from steerkit.layer_choice.scores import SCORES, chosen_layers, whole
+from steerkit.layer_plot import plot_layer_scores
+from steerkit.plots import save_figure
 
 
-def agreement(table: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """One row a cheap score: how its layers agree with the sweep's.
+def write_report(folder: Path, name: str) -> str:
+    """The page of ``name``: from its .csv, .json and _tasks.csv, with agreement counted anew.
 
-    ``correlation`` (Spearman over layers, mean over behaviours) with ``low`` and ``high``,
-    ``best_two`` (behaviours whose chosen layer is among the sweep's best two that leave text
-    whole) of ``behaviors`` (those that the sweep raised somewhere), ``lost`` (mean share of the
-    sweep's best effect that the chosen layer misses).
+    Writes .json, .md and .png. Without _tasks.csv, or with too few tasks, there are no intervals.
     """
-    rng, rows = np.random.default_rng(seed), []
-    judge = table[table.score == "sweep"]
-    for score in [name for name in CHEAP if name in set(table.score)]:
-        cheap = table[table.score == score]
-        chosen = chosen_layers(table, score)
-        judged = chosen_layers(table, "sweep")
-        drawn, plain, hits, lost = [], [], 0, []
-        for name, part in judge.groupby("behavior", sort=False):
-            if name not in chosen:
-                continue
-            mine = cheap[cheap.behavior == name].set_index("layer").loc[part.layer]
-            plain.append(_spearman(mine.value.to_numpy()[None], part.value.to_numpy()[None])[0])
-            sets = [
-                rng.normal(one.value, (one.high - one.low) / 3.92, size=(draws, len(one)))
-                for one in (mine, part)
-            ]
-            drawn.append(_spearman(*sets))
-            if name not in judged:
-                # the sweep moved it nowhere, so it has no best layers
-                continue
-            good = part[whole(part)]
-            ranked = (part if good.empty else good).sort_values("value", ascending=False)
-            hits += chosen[str(name)] in set(ranked.layer[:2])
-            best, got = float(ranked.value.iloc[0]), part.set_index("layer").value
-            lost.append(1 - float(got[chosen[str(name)]]) / best if best > 0 else np.nan)
-        if not plain:
-            continue
-        means = _known_mean(drawn)
-        means = means[np.isfinite(means)]
-        low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (np.nan, np.nan)
-        rows.append(
-            {
-                "score": score,
-                "correlation": _number(_known_mean(plain)),
-                "low": _number(low),
-                "high": _number(high),
-                "best_two": hits,
-                "behaviors": sum(name in chosen for name in judged),
-                "lost": _number(_known_mean(lost)),
-            }
-        )
-    return pd.DataFrame(rows)
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / f"{name}.csv")
+    kept = folder / f"{name}_tasks.csv"
+    shares = pd.read_csv(kept) if kept.is_file() else None
+    content |= {
+        "intervals": _intervals(content["tasks"], shares),
+        "agreement": agreement(table, shares),
+        "differences": differences(table, shares),
+        "chosen": {score: chosen_layers(table, score) for score in SCORES},
+    }
+    page = markdown(content, table, f"{name}.png")
+    by = f", labels by {content['annotator']}" if content.get("annotator") else ""
+    caption = (
+        f"{content['model']}, {content['tasks']} select tasks, steps of "
+        f"{content['coefficient']:g} mean norms{by}; no bands below {FEWEST} tasks."
+    )
+    shown = table.copy()
+    shown.loc[_few(table, content), ["low", "high"]] = float("nan")
+    figure = plot_layer_scores(shown, content["chosen"]["sweep"], score="sweep", caption=caption)
+    write_text_atomic(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_text_atomic(folder / f"{name}.md", page)
+    save_figure(figure, folder / f"{name}.png")
+    return page
 
 
-def _known_mean(rows: list[np.ndarray] | list[float]) -> np.ndarray:
-    """Mean over rows of what is known; NaN where nothing is."""
-    values = np.asarray(rows, dtype=float)
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+def _few(table: pd.DataFrame, content: Mapping[str, Any]) -> pd.Series:
+    """Rows whose interval is of too few tasks to be shown."""
+    slopes, steps = content.get("chains"), content.get("step_chains")
+    counts = {"sweep": content["tasks"], "gradient": slopes, "published": slopes}
+    counts |= {"gain": steps, "effect": steps}
+    few = [score for score, count in counts.items() if count is not None and count < FEWEST]
+    return table.score.isin(few)
 
 
-def _number(value: np.ndarray | float) -> float | None:
-    """A number as JSON knows it."""
-    return float(value) if np.isfinite(value) else None
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rank correlation of every row; NaN where a side says nothing, all its values being equal."""
-    ranks = [rankdata(x, axis=1) for x in (a, b)]
-    left, right = (r - r.mean(axis=1, keepdims=True) for r in ranks)
-    size = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
-    return np.divide(
-        (left * right).sum(axis=1), size, out=np.full(len(size), np.nan), where=size > 0
+def _intervals(tasks: int, shares: pd.DataFrame | None) -> str:
+    """Where intervals come from, or why there are none."""
+    if tasks < FEWEST:
+        return f"No intervals: too few tasks, {tasks} of at least {FEWEST}."
+    if shares is None:
+        return "No intervals: the shares of single tasks were not kept."
+    return (
+        "In brackets 95 % intervals of what sweeps of as many tasks give on average: all tasks "
+        "of the sweep are resampled together, for every behaviour, layer and score alike; cheap "
+        "scores are held as they are."
     )
 
 
@@ -96,27 +76,40 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame, figure: str = "lay
         "",
         " ".join(_what(content)),
         "",
-        "| score | correlation | chosen layer in the sweep's best two | effect lost |",
-        "|---|---|---|---|",
+        "| score | correlation | chosen layer in the sweep's best two | leaves text whole | "
+        "effect lost |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['score']} | {_correlation(r)} | "
-        f"{r['best_two']} of {r['behaviors']} | {_percent(r['lost'])} |"
+        f"| {r['score']} | {_correlation(r)} | {_count(r, 'best_two')} | {_count(r, 'whole')} | "
+        f"{_percent(r.get('lost'))} |"
         for r in content["agreement"]
+    ]
+    if content["differences"]:
+        lines += ["", "| difference in correlation | mean | higher, lower, equal in |"]
+        lines.append("|---|---|---|")
+    lines += [
+        f"| {r['score']} minus {r['other']} | {_range(r['difference'], r, '+.2f')} | "
+        f"{r['higher']}, {r['lower']}, {r['equal']} |"
+        for r in content["differences"]
     ]
     if content.get("seconds"):
         spent = ", ".join(f"{what} {s:,.0f} s" for what, s in content["seconds"].items())
         lines += ["", f"Time: {spent}, on {content['machine']['processor']}."]
     lines += ["", "## The sweep", ""]
     lines += [
-        "| behaviour | layer | up | unsteered | down | up minus down | closed | parsed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| behaviour | layer | up | unsteered | down | up minus down | closed | parsed | "
+        "text whole |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in sweep.itertuples():
+    for row, kept in zip(sweep.itertuples(), whole(sweep), strict=True):
+        enough = content["tasks"] >= FEWEST
+        ends = f" ({row.low:.3f} to {row.high:.3f})" if enough else ""
         closed, parsed = f"{row.closed:.2f}", f"{row.parsed:.2f}"
         lines.append(
             f"| {row.behavior} | {row.layer} | {row.up:.3f} | {row.base:.3f} | {row.down:.3f} | "
-            f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f}) | {closed} | {parsed} |"
+            f"{row.value:.3f}{ends} | {closed} | {parsed} | "
+            f"{'yes' if kept else 'no'} |"
         )
     if "base_closed" in sweep and sweep["base_closed"].notna().any():
         first = sweep.iloc[0]
@@ -150,9 +143,12 @@ def _what(content: Mapping[str, Any]) -> list[str]:
             f"{content['read']} tokens of each."
         )
     said.append(
-        "Correlation: Spearman over layers with the causal sweep, mean over behaviours (95 % "
-        "interval). Lost: share of the best layer's effect that the chosen layer misses, mean over "
-        "behaviours."
+        "Correlation: Spearman over layers with the causal sweep, mean over the behaviours in "
+        "which both vary; noise of the sweep lowers all of them. Best two: of layers that raise "
+        "the behaviour and leave text whole, ties counted, over behaviours that the sweep raised "
+        "somewhere. Lost: share of the best such layer's effect that the chosen layer misses, mean "
+        "over behaviours in which it leaves text whole. The last four rows know nothing of the "
+        f"model; a random layer's counts are expected ones. {content['intervals']}"
     )
     return said
 
@@ -160,7 +156,19 @@ def _what(content: Mapping[str, Any]) -> list[str]:
 def _correlation(row: Mapping[str, Any]) -> str:
     if row["correlation"] is None:
         return "-"
-    return f"{row['correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{_range(row['correlation'], row, '.2f')} over {row['correlated']}"
+
+
+def _range(value: float, row: Mapping[str, Any], form: str) -> str:
+    """A value and its interval where there is one."""
+    ends = "" if row["low"] is None else f" ({row['low']:{form}} to {row['high']:{form}})"
+    return f"{value:{form}}{ends}"
+
+
+def _count(row: Mapping[str, Any], key: str) -> str:
+    if row.get(key) is None:
+        return "-"
+    return f"{row[key]:g} of {row['behaviors']}"
 
 
 def _percent(share: float | None) -> str:

@@ -5,7 +5,8 @@ labelled chains that come with steerkit, and steers eight prompts along backtrac
 and a random direction. With an adapter that makes it think (bundled, or --adapter) the same
 directions steer the model with it as well, and both answer tasks that nobody trained on. Where
 $STEERKIT_REFERENCE names the chains and means of arXiv 2506.18167, the directions are compared
-with those of the reference chains and with those published for DeepSeek-R1-Distill-Qwen-1.5B.
+with those of the reference chains, which then steer both models too, and with those published for
+DeepSeek-R1-Distill-Qwen-1.5B.
 
 Results go to benchmarks/results/real.{json,csv,md}; those of a smaller run than the default stay
 in out/real/results. A run that was interrupted goes on where it stopped (its state is in
@@ -38,6 +39,7 @@ from real_steering import (
     PROMPTS,
     STEERED,
     held_out_tasks,
+    labelled_shares,
     steering,
     tabulate,
     thinking,
@@ -52,6 +54,8 @@ from steerkit.files import write_text_atomic
 from steerkit.resources import bundled_adapters
 
 RESULTS = Path(__file__).parent / "results"
+REFERENCE_VECTORS = "reference.safetensors"
+"""Directions from the reference chains, in the state folder."""
 THINK = ("<think>", "</think>")
 
 
@@ -84,7 +88,7 @@ def directions(
     theirs, unplaced = reference_chains(reference, model, arguments.tokens)
     theirs = theirs if arguments.chains is None else theirs[: arguments.chains]
     print(f"{theirs!r}; {unplaced} parts could not be placed", file=sys.stderr)
-    path = state / "reference.safetensors"
+    path = state / REFERENCE_VECTORS
     found = kept(state / "reference.json", lambda: extraction(model, theirs, path, means))
     compared = between_chains(vectors, sk.read_vectors(path))
     return figures, {**found, **compared, "spans_not_placed": unplaced}, vectors
@@ -97,22 +101,31 @@ def written(
     coefficients: Sequence[float],
     tasks: Sequence[sk.Task],
     arguments: argparse.Namespace,
+    reference: sk.SteeringVectors | None,
 ) -> dict[str, Any]:
-    """What a model writes: steered prompts by condition, telling texts, and held-out tasks."""
+    """What a model writes: steered prompts by condition, telling texts, and held-out tasks; at
+    last the prompts once more, steered by directions from the reference chains."""
     prompts = dict(list(PROMPTS.items())[: arguments.prompts])
-    texts, generation = steering(
-        model, vectors, state, coefficients, arguments.max_new_tokens, prompts
-    )
-    rows = tabulate(texts, prompts)
-    found: dict[str, Any] = {
-        "conditions": summarise(rows, STEERED, coefficients),
-        "excerpts": excerpts(rows, prompts),
-        "generation": generation,
-        "texts": rows,
-    }
+
+    def steered(by: sk.SteeringVectors, folder: Path) -> dict[str, Any]:
+        texts, generation = steering(
+            model, by, folder, coefficients, arguments.max_new_tokens, prompts
+        )
+        rows = tabulate(texts, prompts)
+        summary = summarise(rows, STEERED, coefficients)
+        return {"conditions": summary, "generation": generation, "texts": rows}
+
+    found = steered(vectors, state)
+    found["excerpts"] = excerpts(found["texts"], prompts)
     if tasks:
         asked = thinking(model, tasks, state, arguments.thinking_tokens)
-        found["thinking"] = {"chains": asked, "shares": share_of_chains(asked)}
+        found["thinking"] = {
+            "chains": asked,
+            "shares": share_of_chains(asked),
+            "labelled": labelled_shares(sk.read_traces(state / "thinking.jsonl")),
+        }
+    if reference is not None:
+        found["reference_steering"] = steered(reference, state / "reference-steering")
     return found
 
 
@@ -195,6 +208,7 @@ def main() -> None:
     }
     state = open_state(Path("out") / "real", settings, arguments.fresh)
     figures, compared, vectors = directions(arguments, model, state, reference)
+    theirs = None if reference is None else sk.read_vectors(state / REFERENCE_VECTORS)
     tasks = [] if added is None else held_out_tasks(arguments.tasks)
     results: dict[str, Any] = {
         "model": folder.name,
@@ -204,7 +218,7 @@ def main() -> None:
         "max_new_tokens": arguments.max_new_tokens,
         "extraction": figures,
         "reference": compared,
-        **written(model, vectors, state, COEFFICIENTS["plain"], tasks, arguments),
+        **written(model, vectors, state, COEFFICIENTS["plain"], tasks, arguments, theirs),
         "conversion": manifest["conversion"],
         "machine": {**machine(), "steerkit": sk.__version__},
     }
@@ -216,7 +230,7 @@ def main() -> None:
         results["adapter"] = {
             **added.facts,
             "thinking_tokens": arguments.thinking_tokens,
-            **written(thinker, vectors, beside, COEFFICIENTS["adapter"], tasks, arguments),
+            **written(thinker, vectors, beside, COEFFICIENTS["adapter"], tasks, arguments, theirs),
         }
     print(write_results(results, RESULTS if whole else state / "results"))
 

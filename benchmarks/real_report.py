@@ -6,62 +6,14 @@ import csv
 import io
 import json
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from real_comparison_report import does_it_think, from_which_chains, steered_from_either
 from real_measures import MARKERS, PATTERNS
 
 from steerkit.files import write_text_atomic
-
-LABELS = (
-    "deduction",
-    "adding-knowledge",
-    "example-testing",
-    "uncertainty-estimation",
-    "backtracking",
-)
-EARLIER = {
-    "split_half": dict(zip(LABELS, (0.91, 0.89, 0.76, 0.94, 0.90), strict=True)),
-    "cosine": dict(zip(LABELS, (0.71, 0.74, 0.72, 0.72, 0.59), strict=True)),
-}
-"""What an earlier quick run over the same chains found, contrast `rest`, layer 17."""
-EARLIER_MARKERS = {"backtracking": (0.17, 1.25), "uncertainty-estimation": (0.0, 6.9)}
-"""Its markers per 100 words, unsteered and at +0.5 along the behaviour's own direction."""
-EARLIER_SECONDS = 209
-
-
-def notes(results: Mapping[str, Any]) -> list[str]:
-    """This run beside the earlier one: lines for the page, every figure taken from the results."""
-    figures = results["extraction"]
-    rest = figures["contrasts"]["rest"]
-    apart = {
-        (label, key): abs(rest[label][key] - EARLIER[key][label])
-        for key in EARLIER
-        for label in LABELS
-    }
-    (label, key), most = max(apart.items(), key=lambda entry: entry[1])
-    lines = [
-        f"- Directions: split-half cosines and cosines with the published directions differ by "
-        f"{statistics.median(apart.values()):.2f} in the median, and by {most:.2f} at most "
-        f"({label}, {key.replace('_', '-')}, from {figures['spans'][label]} spans)."
-    ]
-    for name, (before, after) in EARLIER_MARKERS.items():
-        own = {r["coefficient"]: r for r in results["conditions"] if r["direction"] == name}
-        lines.append(
-            f"- {name}: {own[0.0][name]:.2f} to {own[0.5][name]:.2f} markers per 100 words at +0.5 "
-            f"(interval {own[0.5][f'{name}_low']:.2f} to {own[0.5][f'{name}_high']:.2f}); earlier "
-            f"{before:.2f} to {after:.2f}. zlib {own[0.0]['zlib']:.2f} to {own[0.5]['zlib']:.2f}: "
-            "where it falls, the text repeats itself and part of the effect is damage."
-        )
-    return [
-        *lines,
-        "- The prompts and the list of markers are this benchmark's own and the earlier ones were "
-        "not kept, so what of a difference in markers is due to them cannot be told.",
-        f"- Extraction: {figures['seconds']['all layers']:.0f} s; earlier {EARLIER_SECONDS} s, on "
-        "another machine. Nearly all of it is the model's own forward pass in bfloat16.",
-    ]
 
 
 def excerpt(row: Mapping[str, Any], marker: str | None, words: int = 60) -> str:
@@ -106,54 +58,43 @@ def excerpts(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> l
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The results as a page."""
-    own = results.get("chains") == "own"
     return "\n".join(
         [
-            *_head(results, own),
-            *_directions(results, own),
+            *_head(results),
+            *_directions(results),
             *_steering(results),
-            *_thinking(results),
-            *_between(results),
-            *([] if own else ["", "## Against an earlier quick run", "", *notes(results), ""]),
-            *_costs(results, own),
+            *does_it_think(results),
+            *from_which_chains(results),
+            *steered_from_either(results),
+            *_costs(results),
         ]
     )
 
 
-def _head(results: Mapping[str, Any], own: bool) -> list[str]:
+def _head(results: Mapping[str, Any]) -> list[str]:
     figures = results["extraction"]
     spans = sum(figures["spans"].values())
-    read = f"({figures['thinking_tokens']:,} thinking tokens, {spans:,} spans)."
-    chains = (
-        f"Chains: the {figures['chains']} labelled chains in plain English that come with steerkit "
-        if own
-        else f"Chains: {figures['chains']} annotated chains of DeepSeek-R1-Distill-Qwen-1.5B, "
-        f"the first {results['tokens_per_chain']} tokens of each "
-    )
     return [
         "# A real model by the same calls",
         "",
         f"Written by `make real`. Model: {results['model']}, {results.get('dtype', 'bfloat16')}, "
-        f"think strings as plain text. {chains}{read}",
+        f"think strings as plain text. Chains: the {figures['chains']} labelled chains in plain "
+        f"English that come with steerkit ({figures['thinking_tokens']:,} thinking tokens, "
+        f"{spans:,} spans).",
     ]
 
 
-def _directions(results: Mapping[str, Any], own: bool) -> list[str]:
+def _directions(results: Mapping[str, Any]) -> list[str]:
     figures = results["extraction"]
     rest = figures["contrasts"]["rest"]
     published = all("cosine" in row for row in rest.values())
     columns = ["direction", "spans", "split-half", "shuffled"]
     columns += ["published", "others"] if published else []
-    columns += [] if own else ["earlier quick run: split-half", "published"]
     explained = (
         "*Published*: cosine with the direction from the means "
-        "published with arXiv 2506.18167, same contrast; *others*: mean cosine with the published "
-        "directions of the other labels. "
+        "published with arXiv 2506.18167 for DeepSeek-R1-Distill-Qwen-1.5B, same contrast; "
+        "*others*: mean cosine with the published directions of the other labels. "
     )
-    if own:
-        explained = explained.replace(
-            "2506.18167, same", "2506.18167 for DeepSeek-R1-Distill-Qwen-1.5B, same"
-        )
     lines = [
         "",
         f"## Directions at layer {figures['layer']}",
@@ -170,11 +111,6 @@ def _directions(results: Mapping[str, Any], own: bool) -> list[str]:
         cells = [f"{row['split_half']:.2f}", f"{row['split_half_shuffled']:.2f}"]
         if published:
             cells += [f"{row['cosine']:.2f}", f"{row['cosine_with_other_labels']:.2f}"]
-        if not own:
-            cells += [
-                f"{EARLIER[key][label]:.2f}" if label in LABELS else "-"
-                for key in ("split_half", "cosine")
-            ]
         lines.append(f"| {label} | {figures['spans'][label]} | " + " | ".join(cells) + " |")
     if len(figures["contrasts"]) > 1:
         lines += [
@@ -253,76 +189,7 @@ def _telling(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _thinking(results: Mapping[str, Any]) -> list[str]:
-    """Both models on the same tasks, if there is an adapter."""
-    adapter = results.get("adapter")
-    if adapter is None or "thinking" not in adapter:
-        return []
-    both = {"plain": results["thinking"]["shares"], "with adapter": adapter["thinking"]["shares"]}
-    names = {
-        "closed": "chains that close their thinking section",
-        "truncated": "chains cut off by the limit",
-        "right": "right answers",
-        **{name: f"chains with a marker of {name}" for name in MARKERS},
-    }
-    lines = [
-        "",
-        "## Does it think?",
-        "",
-        f"{both['plain']['tasks']} tasks with a gold answer that no chain of the training is of, "
-        f"unsteered, one chain each at temperature 0.6, at most {adapter['thinking_tokens']} new "
-        "tokens. Shares with 95 % Wilson intervals. Markers are counted in the thinking section, "
-        "of the plain model in all of its text.",
-        "",
-        "| | " + " | ".join(both) + " |",
-        "|---" * (len(both) + 1) + "|",
-    ]
-    for name, said in names.items():
-        cells = [
-            f"{100 * s['value']:.0f} % ({100 * s['low']:.0f} to {100 * s['high']:.0f})"
-            for s in (shares[name] for shares in both.values())
-        ]
-        lines.append(f"| {said} | " + " | ".join(cells) + " |")
-    tokens = " | ".join(f"{shares['tokens']:.0f}" for shares in both.values())
-    return [*lines, f"| tokens, mean | {tokens} |"]
-
-
-def _between(results: Mapping[str, Any]) -> list[str]:
-    """Directions from the own chains beside those from the reference chains, if at hand."""
-    found = results.get("reference")
-    if found is None:
-        return []
-    own = results["extraction"]["contrasts"]["rest"]
-    theirs = found["contrasts"]["rest"]
-    published = all("cosine" in row for row in (*own.values(), *theirs.values()))
-    lines = [
-        "",
-        "## From which chains?",
-        "",
-        f"The same model's directions from the own chains beside those from {found['chains']} "
-        "annotated chains of DeepSeek-R1-Distill-Qwen-1.5B (the first "
-        f"{results['tokens_per_chain']} tokens of each), at layer {found['layer']}. *Corrected*: "
-        "the cosine freed of what too few spans take from it; *others*: mean cosine with the "
-        "reference directions of the other labels"
-        + ("; *published*: cosine of either with the published direction." if published else "."),
-        "",
-        "| direction | spans | of reference | cosine | low | high | corrected | others |"
-        + (" published: own | published: reference |" if published else ""),
-        "|---" * (10 if published else 8) + "|",
-    ]
-    for label, row in found["directions"].items():
-        cells = [row[n] for n in ("cosine", "low", "high", "corrected")]
-        cells.append(row["cosine_with_other_labels"])
-        cells += [own[label]["cosine"], theirs[label]["cosine"]] if published else []
-        lines.append(
-            f"| {label} | {results['extraction']['spans'][label]} | {found['spans'][label]} | "
-            + " | ".join(f"{value:.2f}" for value in cells)
-            + " |"
-        )
-    return lines
-
-
-def _costs(results: Mapping[str, Any], own: bool) -> list[str]:
+def _costs(results: Mapping[str, Any]) -> list[str]:
     figures, generation = results["extraction"], results["generation"]
     seconds, memory = figures["seconds"], figures["peak_memory_bytes"] / 1e9
     alone = ""
@@ -339,7 +206,7 @@ def _costs(results: Mapping[str, Any], own: bool) -> list[str]:
             f"{conversion['peak_memory_bytes'] / 1e9:.1f} GB. "
         )
     return [
-        *([""] if own else []),
+        "",
         "## Time and memory",
         "",
         f"Extraction at all layers: {seconds['all layers']:.0f} s, peak memory {memory:.1f} GB"
@@ -360,7 +227,12 @@ def write_results(results: Mapping[str, Any], folder: Path) -> str:
     write_text_atomic(folder / "real.json", text + "\n")
     adapter = results.get("adapter")
     models = [("plain", results)] + ([] if adapter is None else [("adapter", adapter)])
-    rows = [{"model": name, **row} for name, part in models for row in part["texts"]]
+    rows = [
+        {"model": name, "directions_from": chains, **row}
+        for name, whole in models
+        for chains, part in (("own", whole), ("reference", whole.get("reference_steering", {})))
+        for row in part.get("texts", ())
+    ]
     buffer = io.StringIO()
     fields = [name for name in rows[0] if name != "text"]
     table = csv.DictWriter(buffer, fields, extrasaction="ignore", lineterminator="\n")

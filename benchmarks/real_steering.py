@@ -9,13 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from real_measures import measure, peak_memory
+from real_measures import MARKERS, measure, peak_memory
 from reference import LAYER
 
 import steerkit as sk
 from steerkit.answers import correct
+from steerkit.behaviors import UNPARSED
 from steerkit.files import write_text_atomic
+from steerkit.statistics import share_interval
 
+ANNOTATORS = ("rules", "classifier")
+"""Who labels the chains of the held-out tasks."""
 STEERED = ("backtracking", "uncertainty-estimation", "random")
 COEFFICIENTS = {"plain": (-0.4, 0.25, 0.5), "adapter": (-0.3, 0.1, 0.2)}
 """In mean norms of the residual stream; 0 is one row more, shared by the three directions. The
@@ -175,3 +179,28 @@ def answered(model: sk.ThinkingModel, trace: sk.Trace, task: sk.Task) -> bool:
         return bool(correct(trace, task))
     whole = sk.Trace(id=task.id, task_id=task.id, response=f"</think>\n{trace.response}")
     return bool(correct(whole, task))
+
+
+def labelled_shares(chains: sk.Traces) -> dict[str, Any]:
+    """By annotator, the share of chains with at least one sentence of a behaviour.
+
+    What is labelled is what :func:`measure` counts in: the thinking section, and all of a text
+    that opens and closes none, as a plain model's. Shares come with 95 % Wilson intervals;
+    beside them stand the sentences of all chains, and how many of them are ``unparsed``.
+    """
+    found: dict[str, Any] = {}
+    for name in ANNOTATORS:
+        labelled = sk.annotate(chains, name)
+        shares = {}
+        for behavior in MARKERS:
+            holds = sum(any(s.label == behavior for s in trace.spans) for trace in labelled)
+            share = share_interval(holds, len(labelled))
+            shares[behavior] = {"value": share.value, "low": share.low, "high": share.high}
+        labels = [span.label for trace in labelled for span in trace.spans]
+        found[name] = {
+            "annotator": labelled[0].annotator,
+            "chains_with": shares,
+            "sentences": len(labels),
+            "unparsed": labels.count(UNPARSED),
+        }
+    return found

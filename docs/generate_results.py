@@ -16,7 +16,7 @@ from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise")
+_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise", "annotation")
 PAGES = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in _FILLED))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -28,7 +28,7 @@ def page(text: str, results: Path = RESULTS) -> str:
     def block(match: re.Match[str]) -> str:
         content = BLOCKS[match[2]](results)
         if content is None:
-            content = f"*Not measured yet: `make {MADE_BY[match[2]]}` measures it.*"
+            content = f"*Not measured yet: `{MADE_BY[match[2]]}` measures it.*"
         return f"{match[1]}{content.strip()}\n{match[3]}"
 
     return _BLOCK.sub(block, text)
@@ -92,15 +92,32 @@ def _real(results: Path) -> str | None:
     # the tables of the other contrasts, of the plain model's texts and excerpts stay in real.md
     directions = parts[title].split("\nThe other contrasts", 1)[0].rstrip()
     plain, *adapted = re.split(r"(?=^With the adapter )", parts["Steering"], flags=re.MULTILINE)
-    setting = plain.split("\n\n", 1)[0]
-    steering = (adapted or [plain])[0].split("\n\nThe texts with most markers", 1)[0].strip()
-    shown = [parts[""], f"**{title}.** {directions}"]
+    setting, _, table = plain.partition("\n\n")
+    steering = (adapted or [table])[0].split("\n\nThe texts with most markers", 1)[0].strip()
+    shown = [parts[""], f"**{title}.** {directions}", *_own_and_reference(results)]
     shown += [f"**{name}** {parts[name]}" for name in ("Does it think?",) if name in parts]
     shown += [f"**Steering.** {setting}", steering]
     return "\n\n".join(shown) + (
         "\n\nThe plain model steered, texts, directions from other chains, time and memory: "
         "[benchmarks/results/real.md](benchmarks/results/real.md)."
     )
+
+
+def _own_and_reference(results: Path) -> list[str]:
+    """One line on two behaviours' directions from both sets of chains, if a run had both."""
+    text = _text(results / "real.json")
+    found = None if text is None else json.loads(text).get("reference")
+    rows = {} if found is None else found["directions"]
+    named = [name for name in ("uncertainty-estimation", "backtracking") if name in rows]
+    if not named:
+        return []
+    cosines = ", ".join(
+        "{} {cosine:.2f} ({low:.2f} to {high:.2f})".format(name, **rows[name]) for name in named
+    )
+    return [
+        "The same model's directions from these chains and from annotated chains of "
+        f"DeepSeek-R1-Distill-Qwen-1.5B, cosines with 95 % intervals: {cosines}."
+    ]
 
 
 def _memory(results: Path) -> str | None:
@@ -183,6 +200,21 @@ def _noise(results: Path) -> str | None:
     return re.sub(r"^# .+\n", "", text).replace("](label_noise.png)", figure)
 
 
+def _agreement(results: Path) -> str | None:
+    text = _text(results / "agreement.md")
+    if text is None:
+        return None
+    parts = sections(text)
+    # sentences, tokens and the F1 of every label stay in the results' page
+    title = next(title for title in parts if title.startswith("Spans"))
+    more = "[benchmarks/results/agreement.md](../benchmarks/results/agreement.md)"
+    return (
+        f"{parts['']}\n\n{parts[title]}\n\n"
+        "The spans are given here. Sentences that annotators find themselves, tokens, and F1 by "
+        f"label: {more}."
+    )
+
+
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
     "effect": _effect,
@@ -195,27 +227,28 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "report": _report,
     "defaults": _defaults,
     "noise": _noise,
+    "agreement": _agreement,
     "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
     "layers_qwen": lambda results: _layers(results, "layers_qwen2.5"),
     "layers_qwen_thinking": lambda results: _layers(results, "layers_qwen2.5_thinking"),
     "published": _published,
 }
-MADE_BY = {
-    "figure": "effect",
-    "effect": "effect",
-    "pair": "pair",
-    "real": "real",
-    "memory": "memory",
-    "bench": "bench",
-    "pairing": "pairing",
-    "layers": "layers",
-    "report": "report",
-    "defaults": "defaults",
-    "noise": "noise",
-    "layers_smollm2": "layers",
-    "layers_qwen": "layers",
-    "layers_qwen_thinking": "layers",
-    "published": "published",
+_LAYERS = "python benchmarks/layers.py --model ~/.cache/steerkit/"
+_QWEN = f"{_LAYERS}qwen2.5-coder-1.5b-instruct"
+MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
+    "figure": "make effect",
+    "layers_smollm2": (
+        f"{_LAYERS}smollm2-135m-instruct --layers 5,11,17,23,27 --count 3 --tokens 60 "
+        "--chains 8 --step-chains 2 --read 128"
+    ),
+    "layers_qwen": (
+        f"{_QWEN} --layers 5,9,13,16,19,22,25 --count 4 --tokens 80 --chains 10 "
+        "--step-chains 3 --read 200"
+    ),
+    "layers_qwen_thinking": (
+        f"{_QWEN} --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 "
+        "--coefficient 0.2 --count 20 --tokens 150"
+    ),
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 TEXTS = ("content", "reasoning_content", "reasoning")
 """Fields of a delta whose pieces are joined."""
+_SAID_IN = {"text": "text", "output_text": "text", "thinking": "thinking"}
+"""By the type of a part of a list, its field with what it says."""
 
 
 def chunk_choices(record: Any) -> list[dict[str, Any]] | None:
@@ -28,16 +31,17 @@ def join_chunks(records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]
 
     Pieces belong together by their ``id``, wherever they stand, since a client that asks for
     several answers at once writes down what comes; pieces without one belong to those right
-    before them, up to the reason to finish. Of every choice the texts are joined in order, and
-    the last ``finish_reason`` stands. What else the first piece holds is kept, such as
+    before them, up to the reason to finish. Of every choice the texts are joined in order, lists
+    of parts too, of which neighbours of one type become one part; and the last
+    ``finish_reason`` stands. What else the first piece holds is kept, such as
     ``model`` and the request's ``messages``. The completion stands where its first piece stood;
     records that are no pieces go through as they are.
     """
     order: list[tuple[str, Any]] = []
-    open_now: dict[Any, dict[str, Any]] = {}
+    open_now: dict[str | None, dict[str, Any]] = {}
     for where, record in records:
         pieces = chunk_choices(record)
-        key = record.get("id") if pieces is not None else None
+        key = _key(record.get("id")) if pieces is not None else None
         if pieces is None:
             open_now.pop(None, None)
             order.append((where, record))
@@ -47,13 +51,18 @@ def join_chunks(records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]
             order.append((where, open_now[key]))
         choices = open_now[key]["choices"]
         for piece in pieces:
-            _add(choices.setdefault(piece.get("index", 0), _empty()), piece)
+            _add(choices.setdefault(_key(piece.get("index", 0)), _empty()), piece)
         if key is None and any(choice["finish_reason"] for choice in choices.values()):
             del open_now[None]
     for where, record in order:
         if isinstance(record, dict) and isinstance(record.get("choices"), dict):
             record = {**record, "choices": list(record["choices"].values())}
         yield where, record
+
+
+def _key(value: Any) -> str | None:
+    """What an id or index is found by, whatever JSON it is; ``None`` for none."""
+    return None if value is None else json.dumps(value, sort_keys=True)
 
 
 def _empty() -> dict[str, Any]:
@@ -64,11 +73,51 @@ def _add(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
     """Append a piece to the choice that it is of."""
     message, delta = choice["message"], piece["delta"]
     for name in TEXTS:
-        if isinstance(delta.get(name), str):
-            message[name] = message.get(name, "") + delta[name]
-        elif delta.get(name) is not None:
-            # no text: left as it is, for the reader to report
-            message[name] = delta[name]
-    if delta.get("tool_calls"):
-        message["tool_calls"] = [*message.get("tool_calls", ()), *delta["tool_calls"]]
+        if delta.get(name) is not None:
+            message[name] = _joined(message.get(name, ""), delta[name])
+    if calls := delta.get("tool_calls"):
+        several = calls if isinstance(calls, list) else [calls]
+        message["tool_calls"] = [*message.get("tool_calls", ()), *several]
     choice["finish_reason"] = piece.get("finish_reason") or choice["finish_reason"]
+
+
+def _joined(before: Any, piece: Any) -> Any:
+    """A text or list of parts with the next piece of it behind it.
+
+    What is neither stays from then on, for the reader to report.
+    """
+    if isinstance(before, str) and isinstance(piece, str):
+        return before + piece
+    for value in (before, piece):
+        if not isinstance(value, str | list):
+            return value
+    parts = _parts(before)
+    for part in _parts(piece):
+        field = _field(part)
+        if field is not None and not part[field]:
+            continue  # says nothing, and must not part its neighbours
+        if field is not None and parts and _field(parts[-1]) == field:
+            parts[-1] = {**parts[-1], **part, field: _said(parts[-1][field], part[field])}
+        else:
+            parts.append(part)
+    return parts
+
+
+def _field(part: Any) -> str | None:
+    """The field of a part with what it says; ``None`` for a part that says nothing known."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    field = _SAID_IN.get(kind) if isinstance(kind, str) else None
+    return field if field and isinstance(part.get(field), str | list) else None
+
+
+def _said(before: str | list[Any], piece: str | list[Any]) -> str | list[Any]:
+    """What a part says, and the next one of its type; thoughts may be lists of parts again."""
+    if isinstance(before, str) and isinstance(piece, str):
+        return before + piece
+    return [*_parts(before), *_parts(piece)]
+
+
+def _parts(value: str | list[Any]) -> list[Any]:
+    if isinstance(value, list):
+        return list(value)
+    return [{"type": "text", "text": value}] if value else []

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -223,6 +223,7 @@ class Decoder:
     ) -> None:
         self.model, self.capacity = model, capacity
         self.waiting = _longest_first(rows)
+        self._total = len(self.waiting)
         self.batch: Batch | None = None
         self._choose, self._take = choose, take
         self._readers = readers or {}
@@ -233,25 +234,52 @@ class Decoder:
     def run(self) -> Iterator[int]:
         """After every forward pass, how many rows are finished so far.
 
-        Running out of memory halves the capacity; rows go on from what they have written.
+        The model is not free until the last one, or until this is closed: see :meth:`at_work`.
         """
-        total = len(self.waiting)
-        with self.model.inference(), packed_head(self.model.hf):
+        with self.at_work():
+            while self.busy:
+                yield self.step()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are rows to be written."""
+        return self.batch is not None or bool(self.waiting)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """What :meth:`step` has to be called within; between two steps it may be left.
+
+        Outside of it the model is as it was: no hook of these rows is on it, gradients and
+        dropout are the caller's.
+        """
+        model = self.model
+        with model.own_passes(), model.inference(), packed_head(model.hf):
             try:
-                while self.batch is not None or self.waiting:
-                    try:
-                        self._step()
-                    except MEMORY_ERRORS as problem:
-                        if not out_of_memory(problem):
-                            raise
-                        self._halve(problem)
-                        continue
-                    live = 0 if self.batch is None else self.batch.live
-                    yield total - live - len(self.waiting)
+                yield
             except BaseException as problem:
                 self._detach(problem)
                 raise
-            self._attach(None)
+            self.release()
+
+    def release(self) -> None:
+        """Take the hooks off until the next step, for a caller that uses the model before it."""
+        self._attach(None)
+
+    def step(self) -> int:
+        """One forward pass; how many rows are finished after it.
+
+        Running out of memory halves the capacity; rows go on from what they have written.
+        """
+        while True:
+            try:
+                self._step()
+                break
+            except MEMORY_ERRORS as problem:
+                if not out_of_memory(problem):
+                    raise
+                self._halve(problem)
+        live = 0 if self.batch is None else self.batch.live
+        return self._total - live - len(self.waiting)
 
     def _step(self) -> None:
         """One forward pass: of rows that join, or of all that are there."""

@@ -6,15 +6,18 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerkit.errors import SteeringError
+from steerkit.errors import SteeringError, VectorsError
 from steerkit.layers import Layer, Layers, layer_numbers
 from steerkit.terms import Term, Terms, as_terms, layer_ranges, number
+
+if TYPE_CHECKING:
+    from steerkit.models import ThinkingModel
 
 Unit = Literal["norm", "paper", "raw", "one"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -166,6 +169,16 @@ class Direction:
                 f"the unit {unit!r} of {self.behavior!r} is not finite at layer {layer}"
             )
         return length
+
+    def check_fit(self, model: ThinkingModel) -> None:
+        """Refuse a model of another width or number of layers with :class:`VectorsError`."""
+        if (self.d_model, self.n_layers) != (model.d_model, model.n_layers):
+            raise VectorsError(
+                f"the direction of {self.behavior!r} does not fit the model {model.name}",
+                expected=f"width {model.d_model} and {model.n_layers} layers",
+                found=f"width {self.d_model} and {self.n_layers} layers",
+                fix="extract vectors from this model, or load the one they were made from",
+            )
 
     def check_unit(self, unit: Unit | None) -> Unit:
         """The unit, ``None`` being :attr:`default_unit`; :class:`SteeringError` where this

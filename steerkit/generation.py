@@ -94,7 +94,7 @@ def generate(
         Rows at a time, 64 by default. Rows that finish leave the batch and waiting rows take
         their places; running out of memory halves it and goes on.
     on_token, progress:
-        Called after every token, and whenever chains are finished.
+        Called after every token, and whenever chains are finished; either may use the model.
     on_interrupt:
         Ctrl-C returns the chains that are finished, with ``traces.interrupted`` set, or
         raises ``KeyboardInterrupt`` as it does when none is.
@@ -138,14 +138,15 @@ def generate(
         told = writing.text(row) if on_token is not None else ""
         writing.take(row, token)
         if on_token is not None and len(row.ids) > before:
+            decoder.release()
             on_token(row.number, before, writing.text(row)[len(told) :])
 
     decoder = Decoder(model, rows, batch_size or BATCH, writing.choose, take)
-    before, interrupted, done = model.generating, False, 0
-    model.generating = True
+    interrupted, done = False, 0
     try:
         for finished in decoder.run():
             if progress is not None and finished > done:
+                decoder.release()
                 progress(finished, len(rows))
             done = finished
     except KeyboardInterrupt:
@@ -154,8 +155,6 @@ def generate(
             raise
         over = sum(bool(row.ended) for row in rows)
         _log.warning("interrupted: %d of %d chains are finished and kept", over, len(rows))
-    finally:
-        model.generating = before
     traces = writing.traces([row for row in rows if row.ended])
     traces.interrupted = interrupted
     return traces

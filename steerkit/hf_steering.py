@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from steerkit.errors import SteeringError
 from steerkit.places import Positions
 from steerkit.positions import PAD, PROMPT
+from steerkit.residual import StopForward
 from steerkit.response import Response, first_phase, follow
 
 if TYPE_CHECKING:
@@ -38,10 +40,65 @@ class ForwardSteering:
     def __init__(self, model: ThinkingModel, terms: Terms) -> None:
         self._model, self._terms = model, terms
         self._hooks = ExitStack()
+        self._hooked = self._whole = False  # edits are attached; a pass came to its end since
         self._steering: RowSteering | None = None
         self._rows = 0
         self._prompts: list[int] = []
         self._responses: list[Response] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ForwardSteering:
+        # hooks cannot be copied and are not wanted: a copy of the model has had no pass yet
+        return ForwardSteering(copy.deepcopy(self._model, memo), self._terms)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Within it passes of ``model.hf`` are edited, but for those of an inner context and
+        within :meth:`~steerkit.models.ThinkingModel.own_passes`; nothing is left behind.
+
+        Raises :class:`ModelError` on leaving if whole passes left out a layer that is edited.
+        """
+        model, outer = self._model, self._model.following
+
+        # functions, not methods: a copy of the model shares them, and a method's would copy this
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module is model.hf and model.following is self:
+                self.before(args, kwargs)
+
+        def after(module: Any, _: Any, __: Any) -> None:
+            self._whole |= module is model.hf and model.following is self
+
+        if outer is not None:
+            outer.release()
+        handles = [
+            model.hf.register_forward_pre_hook(before, with_kwargs=True),
+            model.hf.register_forward_hook(after),
+        ]
+        model.following = self
+        try:
+            yield
+        except BaseException as problem:
+            self.release(problem)
+            raise
+        else:
+            self.release()
+        finally:
+            model.following = outer
+            for handle in handles:
+                handle.remove()
+
+    def release(self, problem: BaseException | None = None) -> None:
+        """Take the edits off until the next pass; sequences then go on from where they are.
+
+        Told of an exception it checks nothing. Nor does it when no pass came to its end: one that
+        failed or was stopped need not have come as far as the layers that are edited.
+        """
+        if problem is None and not self._whole:
+            problem = StopForward()
+        hooks, self._hooks, self._hooked = self._hooks, ExitStack(), False
+        if problem is None:
+            hooks.close()
+        else:
+            hooks.__exit__(type(problem), problem, problem.__traceback__)
 
     def before(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Called before every forward pass with its arguments; raises :class:`SteeringError`
@@ -61,6 +118,10 @@ class ForwardSteering:
         if ids.shape[0] != self._rows:
             past = self._begin(ids.shape[0], past)
         self._place(ids.cpu(), shown, past)
+        if not self._hooked:
+            assert self._steering is not None
+            self._whole, self._hooked = False, True
+            self._hooks.enter_context(self._steering.attached())
 
     def _begin(self, rows: int, past: int) -> int:
         from steerkit.steering import RowSteering
@@ -72,9 +133,8 @@ class ForwardSteering:
                 found=f"{rows} rows and {past} cached positions",
                 fix="enter model.steer(...) before the first forward pass",
             )
-        self.close()
+        self.release()
         self._steering = RowSteering(self._model, [self._terms] * rows)
-        self._hooks.enter_context(self._steering.attached())
         self._rows, self._responses = rows, []
         return past
 
@@ -136,8 +196,3 @@ class ForwardSteering:
 
     def _blank(self, token: int) -> bool:
         return not self._model.tokenizer.decode([token]).strip()
-
-    def close(self) -> None:
-        """Take the hooks off."""
-        self._hooks.close()
-        self._rows = 0

@@ -52,7 +52,8 @@ def annotator_relation(vectors: SteeringVectors, annotator: str | Annotator) -> 
         Vectors as extracted, or as read from a file.
     annotator:
         Who is to score, as traces name it, one of the bundled names, or the annotator
-        itself, which tells more: what a classifier was fitted on.
+        itself, which tells more: what a classifier was fitted on. The bundled ones are known
+        by the names in traces as well.
 
     Returns
     -------
@@ -62,16 +63,16 @@ def annotator_relation(vectors: SteeringVectors, annotator: str | Annotator) -> 
         they are (Venhoff et al. 2025 use one model for both).
     ``related``
         Of the same kind, with another file: other rules, another fit. Or a classifier that
-        was fitted on labels of an annotator of these chains: it repeats its mistakes.
+        was fitted on labels of an annotator of these chains, or rules that were written with
+        them in view: they repeat its mistakes.
     ``other``
-        None of this is known. Two language models, or a model and rules that were written
-        after its labels, may still err alike: measure agreement on chains that people
+        None of this is known. Two language models, or a model and rules that do not say what
+        they were written after, may still err alike: measure agreement on chains that people
         labelled.
     ``unknown``
         The vectors don't say who labelled their chains, or not for all of them.
     """
-    if isinstance(annotator, str) and annotator in ANNOTATORS:
-        annotator = ANNOTATORS[annotator]()
+    annotator = _looked_up(annotator)
     name = annotator if isinstance(annotator, str) else annotator.name
     who = annotator_identity(name)
     known = {annotator_identity(other) for other in labelled_by(vectors)}
@@ -97,8 +98,8 @@ def independence_note(vectors: SteeringVectors, annotator: str | Annotator) -> s
     said = {
         "same": "labelled chains that the directions come from as well: "
         "what it mistakes for a behaviour is mistaken twice",
-        "related": "is of one kind with, or was fitted on labels of, an annotator of the chains "
-        "that the directions come from: mistakes may be shared",
+        "related": "is of one kind with an annotator of the chains that the directions come from, "
+        "or was made from its labels: mistakes may be shared",
         "other": "is another annotator than those of the chains that the directions come from",
         "unknown": "may or may not have labelled the chains that the directions come from: "
         "the vectors do not say who did",
@@ -111,11 +112,20 @@ def independence_note(vectors: SteeringVectors, annotator: str | Annotator) -> s
     return f"{name} {said[relation]}."
 
 
+def _looked_up(annotator: str | Annotator) -> str | Annotator:
+    """The bundled annotator that a name means, with or without its hashes; else the same."""
+    if not isinstance(annotator, str) or _kind(annotator) not in ANNOTATORS:
+        return annotator
+    bundled = ANNOTATORS[_kind(annotator)]()
+    names = (_kind(annotator), annotator_identity(bundled.name))
+    return bundled if annotator_identity(annotator) in names else annotator
+
+
 def _teachers(annotator: str | Annotator) -> set[str]:
-    """Whose labels an annotator was fitted on, where it says so."""
+    """Whose labels an annotator was fitted on or written after, where it says so."""
     facts = getattr(annotator, "fitted_on", None)
     named = facts.get("annotators", ()) if isinstance(facts, Mapping) else ()
-    return {str(name) for name in named} - {"unknown"}
+    return {str(name) for name in (*named, *getattr(annotator, "written_after", ()))} - {"unknown"}
 
 
 def _kind(identity: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from steerkit.direction import Direction
+    from steerkit.hf_steering import ForwardSteering
     from steerkit.steering import Steering
     from steerkit.sweeps import Sweep
     from steerkit.tasks import Task
@@ -56,8 +57,9 @@ class ThinkingModel:
         :class:`steerkit.residual.ResidualStream` on ``hf``.
     n_layers, d_model, context:
         Decoder layers, width of the residual stream, longest sequence (``None``: no limit).
-    steering, generating:
-        What :meth:`steer` put in force, and whether :meth:`generate` is at work.
+    steering, following:
+        What :meth:`steer` put in force, and what edits passes of ``hf`` by it; ``None`` where
+        nothing does, as within :meth:`own_passes`.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class ThinkingModel:
         self.d_model: int = config.hidden_size
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.steering: Steering = None
-        self.generating = False
+        self.following: ForwardSteering | None = None
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.hf.parameters())
@@ -298,13 +300,30 @@ class ThinkingModel:
     def inference(self) -> Iterator[None]:
         """Within it no gradient is kept and dropout is off; afterwards modes are as before."""
         training = [module for module in self.hf.modules() if module.training]
-        self.hf.eval()
+        if training:  # a stream enters this at every token
+            self.hf.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
             for module in training:
                 module.training = True
+
+    @contextmanager
+    def own_passes(self) -> Iterator[None]:
+        """Within it :meth:`steer` leaves forward passes alone: they are steerkit's own.
+
+        So reading is unsteered and generation has the edits that it was given. What a pass before
+        it left attached is taken off.
+        """
+        following = self.following
+        if following is not None:
+            following.release()
+        self.following = None
+        try:
+            yield
+        finally:
+            self.following = following
 
     @contextmanager
     def steer(self, *terms: Term | Terms | Direction) -> Iterator[ThinkingModel]:

@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 Directions = Direction | Mapping[str, Direction] | Iterable[Direction]
 _PHASES = ("prompt", "think", "answer")
+_COLUMNS = {
+    "trace": "str",
+    "task": "str",
+    "token": "int64",
+    "id": "int64",
+    "text": "str",
+    "start": "int64",
+    "end": "int64",
+    "phase": "str",
+    "label": "str",
+    "behavior": "str",
+    "layer": "int64",
+    "projection": "float32",
+}
 
 
 def read(
@@ -58,14 +72,17 @@ def read(
     (characters), ``phase`` (of the position that holds the token: what it predicts), ``label``
     (of the span that holds it, or missing), ``behavior``, ``layer``, ``projection``.
 
-    Raises :class:`SteeringError` for a layer without a direction. The model is read unsteered.
+    Without chains the frame has no rows. Chains that share an id keep rows of their own.
+
+    Raises :class:`SteeringError` for a layer without a direction, :class:`VectorsError` for
+    directions of another model's width or number of layers. The model is read unsteered.
     """
     import pandas as pd
 
     listed = [traces] if isinstance(traces, Trace) else list(traces)
     asked = targets(vectors, layers, model)
     wanted = sorted({layer for _, layer in asked})
-    frames: dict[str, pd.DataFrame] = {}
+    frames: dict[int, pd.DataFrame] = {}  # by the trace's identity: ids may be shared
     counters: Counter[str] = Counter()
 
     def start(items: list[Item], width: int) -> _Projector:
@@ -81,8 +98,9 @@ def read(
         counters=counters,
         progress=progress,
     )
-    found = [frames[trace.id] for trace in listed if trace.id in frames]
-    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    found = [frames[id(trace)] for trace in listed if id(trace) in frames]
+    empty = {name: pd.Series(dtype=kind) for name, kind in _COLUMNS.items()}
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(empty)
     table.attrs["counts"] = dict(counters)
     return table
 
@@ -90,7 +108,11 @@ def read(
 def targets(
     vectors: Directions, layers: Layers | None, model: ThinkingModel
 ) -> list[tuple[Direction, int]]:
-    """Directions and the layers at which each is read."""
+    """Directions and the layers at which each is read.
+
+    Raises :class:`SteeringError` where there is none, :class:`VectorsError` for one that does
+    not fit the model.
+    """
     if isinstance(vectors, Direction):
         listed = [vectors]
     else:
@@ -99,6 +121,7 @@ def targets(
         raise SteeringError("no direction to read")
     found = []
     for direction in listed:
+        direction.check_fit(model)
         if layers is None:
             chosen = (1.0 * direction).resolved_layers()
         else:
@@ -128,7 +151,7 @@ class _Projector:
         items: list[Item],
         asked: Sequence[tuple[Direction, int]],
         unit: Unit | None,
-        frames: dict[str, pd.DataFrame],
+        frames: dict[int, pd.DataFrame],
     ) -> None:
         self._items, self._asked, self._unit, self._frames = items, asked, unit, frames
         self._found: dict[int, Tensor] = {}
@@ -143,7 +166,7 @@ class _Projector:
     def commit(self) -> None:
         """Keep a frame for every chain."""
         for row, (trace, chain) in enumerate(self._items):
-            self._frames[trace.id] = self._frame(row, trace, chain)
+            self._frames[id(trace)] = self._frame(row, trace, chain)
 
     def _frame(self, row: int, trace: Trace, chain: Any) -> pd.DataFrame:
         import pandas as pd

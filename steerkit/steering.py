@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from steerkit.direction import Direction
-from steerkit.errors import SteeringError, VectorsError
+from steerkit.errors import SteeringError
 from steerkit.operators import LayerEdit
 from steerkit.places import Mask, Positions, Steps, Where
 from steerkit.terms import Term, Terms, as_terms
@@ -48,9 +48,9 @@ class RowSteering:
         self._last: Positions | None = None
         for row, terms in enumerate(rows):
             for term in terms:
-                _check_fit(model, term.direction)
+                term.direction.check_fit(model)
                 if term.gate is not None and term.gate.direction is not None:
-                    _check_fit(model, term.gate.direction)
+                    term.gate.direction.check_fit(model)
                 for layer in term.resolved_layers():
                     if term.coefficient != 0.0:
                         edit = self._edits.setdefault(layer, LayerEdit(layer, len(rows)))
@@ -96,16 +96,6 @@ class RowSteering:
             yield
 
 
-def _check_fit(model: ThinkingModel, direction: Direction) -> None:
-    if (direction.d_model, direction.n_layers) != (model.d_model, model.n_layers):
-        raise VectorsError(
-            f"the direction of {direction.behavior!r} does not fit the model {model.name}",
-            expected=f"width {model.d_model} and {model.n_layers} layers",
-            found=f"width {direction.d_model} and {direction.n_layers} layers",
-            fix="extract vectors from this model, or load the one they were made from",
-        )
-
-
 def rows_of(steer: Steering, prompts: int) -> list[Terms]:
     """Terms of every prompt from one for all or a list; :class:`SteeringError` on a misfit."""
     if isinstance(steer, Sequence) and not isinstance(steer, Terms):
@@ -126,7 +116,8 @@ def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[No
 
     ``model.generate`` can be told otherwise; Hugging Face's ``model.hf.generate`` and plain
     calls of ``model.hf`` follow these terms (:class:`steerkit.hf_steering.ForwardSteering`).
-    The inner of nested contexts takes the place of the outer.
+    The inner of nested contexts takes the place of the outer. Reading the model (``model.read``,
+    ``collect``, ``extract``) is unsteered within it too.
     """
     from steerkit.hf_steering import ForwardSteering
 
@@ -134,20 +125,10 @@ def steer(model: ThinkingModel, *terms: Term | Terms | Direction) -> Iterator[No
     for term in terms:
         total = total + as_terms(term)
     RowSteering(model, [total])  # refuses what cannot be applied before anything runs
-    others = ForwardSteering(model, total)
-
-    def follow(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if model.generating or model.steering is not total:
-            others.close()
-        else:
-            others.before(args, kwargs)
-
     before = model.steering
     model.steering = total
-    handle = model.hf.register_forward_pre_hook(follow, with_kwargs=True)
     try:
-        yield
+        with ForwardSteering(model, total).attached():
+            yield
     finally:
-        handle.remove()
-        others.close()
         model.steering = before

@@ -75,7 +75,7 @@ def stream(
 
     Raises :class:`ExtractionError` for a chain that is too long or does not fit in memory,
     :class:`TraceError` for one that does not align. Running out of memory halves the batch;
-    whatever happens, no hook stays behind.
+    whatever happens, no hook stays behind. ``model.steer`` does not reach these passes.
     """
     if batch_tokens is None:
         batch_tokens = _BATCH.get(model.device.type, 8192)
@@ -84,7 +84,7 @@ def stream(
     counters = Counter() if counters is None else counters
     running: list[Reader] = []
     done = 0
-    with ExitStack() as hooks, model.inference():
+    with ExitStack() as hooks, model.own_passes(), model.inference():
         for layer in layers:
             # the default argument binds this layer; the hook only reads
             def read(hidden: Tensor, hook: object, layer: int = layer) -> None:

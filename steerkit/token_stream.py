@@ -69,8 +69,8 @@ def stream(
         Those of ``generate`` that say how to write: ``temperature``, ``top_p``, ``seed``,
         ``max_new_tokens``, ``until``, ``thinking_budget``, ``prefix`` ...
 
-    What is wrong is raised at once, before the first token is asked for. A stream that is
-    abandoned leaves no hook behind once it is closed or collected.
+    What is wrong is raised at once, before the first token is asked for. Between two tokens the
+    model is free for anything else, another stream included, and no hook of this one is on it.
     """
     writing = Writing(model, [prompt], steer=steer, samples=1, **options)
     asked = [] if read is None else targets(read, layers, model)
@@ -84,20 +84,18 @@ def _tokens(
     reading = _Reading(asked, unit)
     decoder = Decoder(model, [row], 1, writing.choose, writing.take, readers=reading.hooks)
     shown, told = len(row.ids), writing.text(row)
-    before, model.generating = model.generating, True
-    try:
-        for _ in decoder.run():
-            # the pass that gave the newest token read the one before it
-            ready = len(row.ids) if not asked or row.ended == "end" else len(row.ids) - 1
-            for token in _between(model, row, shown, ready, told, writing, reading):
-                told += token.text
-                yield token
-            shown = max(shown, ready)
-        if shown < len(row.ids):
-            reading.finish(model, row)
-            yield from _between(model, row, shown, len(row.ids), told, writing, reading)
-    finally:
-        model.generating = before
+    while decoder.busy:
+        with decoder.at_work():
+            decoder.step()
+        # the pass that gave the newest token read the one before it
+        ready = len(row.ids) if not asked or row.ended == "end" else len(row.ids) - 1
+        for token in _between(model, row, shown, ready, told, writing, reading):
+            told += token.text
+            yield token
+        shown = max(shown, ready)
+    if shown < len(row.ids):
+        reading.finish(model, row)
+        yield from _between(model, row, shown, len(row.ids), told, writing, reading)
 
 
 def _between(
@@ -143,7 +141,7 @@ class _Reading:
     def finish(self, model: ThinkingModel, row: Row) -> None:
         """Read the last token, after which nothing more is written."""
         batch = Batch(model, [row])
-        with model.inference(), ExitStack() as hooks:
+        with model.own_passes(), model.inference(), ExitStack() as hooks:
             hooks.enter_context(batch.steering.attached())
             for layer, hook in self.hooks.items():
                 hooks.enter_context(model.residual.hooked(layer, hook))

@@ -15,8 +15,9 @@ import steerkit as sk
 from steerkit.annotation import annotate
 from steerkit.behaviors import UNPARSED, behaviors
 from steerkit.puzzles.tasks import KINDS, parse_prompt
-from steerkit.resources import bundled_models
-from steerkit.tasks import SPLITS, normalized, split_of
+from steerkit.resources import bundled_adapters, bundled_models
+from steerkit.tasks import SPLITS, normalized, split_of, task_hash
+from steerkit.training.adapter_config import AdapterConfig
 
 BASE, THINKING = "countdown-base", "countdown-thinking"
 MODELS = bundled_models()
@@ -104,6 +105,86 @@ def test_held_out_chains_close_parse_and_are_often_right(chains) -> None:
     assert counts[UNPARSED] / sum(counts.values()) <= 0.03
     right = [task.verify(t.answer).correct for task, t in zip(tasks, chains, strict=True)]
     assert sum(right) / len(chains) >= 0.35
+
+
+# -- adapters
+
+ADAPTERS = bundled_adapters()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_is_small_and_whole(name) -> None:
+    folder = ADAPTERS[name]
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert sum(files.values()) <= 15_000_000
+    assert {"adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"} <= set(files)
+    assert {"README.md", "training.json", "training.csv", "training.png"} <= set(files)
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    # a B of zeros would be the base again
+    assert all(tensor.abs().max() > 0 for tensor in weights.values())
+    record = json.loads((folder / "training.json").read_text())
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert record["base"] == config["base_model_name_or_path"] == "Qwen/Qwen2.5-Coder-1.5B-Instruct"
+    assert record["think"] == ["<think>", "</think>"]
+    assert "<think>" in (folder / "chat_template.jinja").read_text()
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    assert numbers == record["figures"]["adapter_weights"]
+    recipe = record["recipe"]
+    assert (config["r"], config["lora_alpha"]) == (recipe["rank"], recipe["alpha"])
+    assert sorted(config["target_modules"]) == recipe["targets"]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapters_card_says_what_its_record_says(name) -> None:
+    folder = ADAPTERS[name]
+    card = " ".join((folder / "README.md").read_text().split())
+    record = json.loads((folder / "training.json").read_text())
+    recipe, figures, chains = record["recipe"], record["figures"], record["chains"]
+    ((why, left_out),) = chains["left_out"].items()
+    before, after = (figures[f"heldout_loss_{when}"] for when in ("before", "after"))
+    assert after < before
+    for said in (
+        f"# {name} ",
+        f"base_model: {record['base']} ",
+        f"to {chains['train']} chains ({chains['name']}). Left out: {left_out} {why}.",
+        f"`{recipe['data']}`",
+        f"`{recipe['weights']}`",
+        f"Rank {recipe['rank']}, alpha {recipe['alpha']:g}, dropout {recipe['dropout']:g}, on",
+        f"{figures['adapter_weights']:,} numbers, stored in float16",
+        f"{figures['steps']} steps of up to {recipe['chains']} chains",
+        f"at most {recipe['longest']} tokens ({recipe['passes']:.2f} passes)",
+        f"{figures['tokens']:,} tokens.",
+        f"{figures['seconds'] / 60:.0f} minutes of training",
+        f"Loss on {chains['held_out']} chains of tasks that were held out",
+        f"{before:.3f} without the adapter, {after:.3f} with it",
+    ):
+        assert said in card, said
+    rows = (folder / "training.csv").read_text().splitlines()
+    assert rows[-1].startswith(f"{figures['steps']},{figures['tokens']},")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_saw_bundled_chains_by_the_default_recipe_and_no_evaluate_task(name) -> None:
+    record = json.loads((ADAPTERS[name] / "training.json").read_text())
+    files = [f"traces/{file}" for file in record["chains"]["name"].split(", ")]
+    traces = [trace for file in files for trace in sk.read_traces(sk.data(file))]
+    known = {task_hash(trace.prompt) for trace in traces}
+    evaluate = {
+        task_hash(task.prompt)
+        for task in sk.read_tasks(sk.data("tasks/reasoning.jsonl"))
+        if split_of(task.prompt) == "evaluate"
+    }
+    trained = set(record["chains"]["tasks"])
+    assert trained and trained <= known and not trained & evaluate
+    counts = record["chains"]
+    total = counts["train"] + counts["held_out"] + sum(counts["left_out"].values())
+    assert total == len(traces) == 146
+    # the command in data/README.md names no option of the recipe
+    recipe = record["recipe"]
+    for field in ("rank", "alpha", "longest", "chains", "passes", "held_out", "learning_rate"):
+        assert recipe[field] == getattr(AdapterConfig(), field), field
 
 
 # -- the tasks and chains in plain English

@@ -186,6 +186,20 @@ def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
     assert other.save(tmp_path / "other").read_bytes() != files[0]
 
 
+def test_a_model_is_read_unsteered_inside_its_context(tmp_path: Path) -> None:
+    """Moments and vectors, every bit of them: collection, choice of the layer, norms."""
+    model, traces = tiny_model(), tiny_traces(30)
+    plain, vectors = collect(model, traces), sk.extract(model, traces)
+    expected = vectors.save(tmp_path / "plain.safetensors").read_bytes()
+    with model.steer(2.0 * vectors["backtracking"].at(layer=1)):
+        model.hf(input_ids=torch.tensor([model.align(traces[0]).ids]))
+        inside = collect(model, traces)
+        found = sk.extract(model, traces).save(tmp_path / "inside.safetensors")
+    assert torch.equal(inside.mean_norm, plain.mean_norm)
+    assert torch.equal(contrast(inside, "rest"), contrast(plain, "rest"))
+    assert found.read_bytes() == expected
+
+
 def test_behaviours_layers_and_contrasts_can_be_chosen() -> None:
     model, traces = tiny_model(), tiny_traces(24)
     whole = sk.extract(model, traces)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from steerkit.tasks import Task
 from steerkit.terms import Terms
 from steerkit.traces import Traces, read_traces, write_traces
 from tests.test_steering import direction
-from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model
+from tests.tiny import ARCHITECTURES, tiny_hf, tiny_model, tiny_traces
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ["Use 3, 7, 8 to make 29.", "Use 5, 6, 20 to make 14.", "Use 2, 9 to make 18."]
@@ -327,6 +328,26 @@ def test_pieces_join_to_the_response(model) -> None:
         assert "".join(heard.get(row, [])) == trace.response
 
 
+def test_what_is_called_along_the_way_may_use_the_model(model) -> None:
+    """Reading, and writing, from ``on_token`` and ``progress``: neither sees the other's edits."""
+    d = direction()
+    options = {"max_new_tokens": 6, "temperature": 0.0}
+    expected = model.generate(PROMPTS, steer=0.9 * d, **options)
+    (trace,) = tiny_traces(1)
+    plain = model.read(trace, d, layers=2)
+    alone = model.generate(PROMPTS[0], steer=-0.9 * d, **options)
+    calls = []
+
+    def use(*_: object) -> None:
+        calls.append(1)
+        pd.testing.assert_frame_equal(model.read(trace, d, layers=2), plain)
+        assert model.generate(PROMPTS[0], steer=-0.9 * d, **options) == alone
+
+    for told in ({"on_token": use}, {"progress": use}):
+        calls.clear()
+        assert model.generate(PROMPTS, steer=0.9 * d, **options, **told) == expected and calls
+
+
 def test_nothing_is_left_behind(model) -> None:
     def hooks() -> int:
         return sum(
@@ -343,7 +364,7 @@ def test_nothing_is_left_behind(model) -> None:
     model.generate(PROMPTS[0], steer=steer, max_new_tokens=3)
     with pytest.raises(KeyboardInterrupt):
         model.generate(PROMPTS[0], steer=steer, on_token=stop)
-    assert hooks() == before and not model.generating
+    assert hooks() == before
     with pytest.raises(VectorsError):
         tiny_model("qwen2", hidden_size=48).generate(PROMPTS[0], steer=steer)
 
@@ -456,7 +477,7 @@ def test_an_interrupt_keeps_the_chains_that_are_finished(batch_size, tmp_path) -
         stopped = Interrupting(at)
         found = model.generate(PROMPTS, on_token=stopped, **options)
         assert found.interrupted and stopped.heard == at
-        assert 0 < len(found) < len(whole) and not model.generating
+        assert 0 < len(found) < len(whole)
         names = {trace.id for trace in found}
         assert list(found) == [trace for trace in whole if trace.id in names]
         assert any(trace.metadata["steering"] for trace in found)
@@ -464,7 +485,6 @@ def test_an_interrupt_keeps_the_chains_that_are_finished(batch_size, tmp_path) -
         kept.add(len(found))
         with pytest.raises(KeyboardInterrupt):
             model.generate(PROMPTS, on_token=Interrupting(at), on_interrupt="raise", **options)
-        assert not model.generating
     assert len(kept) == 2
     # what is asked for afterwards is whole again
     again = model.generate(PROMPTS, **options)
@@ -476,7 +496,7 @@ def test_an_interrupt_before_any_chain_is_finished_is_raised(model, on_interrupt
     stopped = Interrupting(4)
     with pytest.raises(KeyboardInterrupt):
         model.generate(PROMPTS, on_token=stopped, on_interrupt=on_interrupt, max_new_tokens=20)
-    assert stopped.heard == 4 and not model.generating
+    assert stopped.heard == 4
 
 
 def test_overflow_is_an_error_and_not_a_chain() -> None:

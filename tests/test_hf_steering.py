@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
+import pandas as pd
 import pytest
 import torch
 
-from steerkit.errors import SteeringError
+from steerkit.errors import ModelError, SteeringError
 from steerkit.places import PLACES, Steps
+from steerkit.residual import StopForward
 from steerkit.schedules import Ramp
+from steerkit.terms import Terms
 from tests.test_generation import LONGER, PROMPTS
+from tests.test_residual import hooks_on
 from tests.test_steering import direction
-from tests.tiny import ARCHITECTURES, tiny_model
+from tests.tiny import ARCHITECTURES, tiny_model, tiny_traces
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +155,105 @@ def test_what_cannot_be_followed_is_refused(model) -> None:
             model.hf(inputs_embeds=model.hf.get_input_embeddings()(ids))
         with pytest.raises(SteeringError, match="was not steered"):
             model.hf(input_ids=ids[:, -1:], past_key_values=cache)
+
+
+class PlantedError(Exception):
+    """Planted where a forward pass is to end."""
+
+
+@pytest.mark.parametrize("problem", [PlantedError, KeyboardInterrupt])
+@pytest.mark.parametrize("caught_inside", [True, False])
+def test_a_pass_that_ends_before_the_edit_hides_nothing(model, problem, caught_inside) -> None:
+    """The first pass of Hugging Face's generate ends below the layer that is edited."""
+    before = hooks_on(model.hf) + hooks_on(model.residual)
+
+    def stop(*_):
+        raise problem
+
+    def interrupted():
+        handle = model.hf.model.layers[0].register_forward_hook(stop)
+        try:
+            hf_chains(model, PROMPTS[:1], 3)
+        finally:
+            handle.remove()
+
+    if caught_inside:
+        with model.steer(2.0 * direction()), pytest.raises(problem):
+            interrupted()
+    else:
+        with pytest.raises(problem), model.steer(2.0 * direction()):
+            interrupted()
+    assert model.steering is None and model.following is None
+    assert hooks_on(model.hf) + hooks_on(model.residual) == before
+
+
+def test_a_pass_that_stops_below_the_edit_is_no_error(model) -> None:
+    ids = torch.tensor([model.render(PROMPTS[0])])
+    with model.steer(2.0 * direction()), model.residual.stop_after(0):
+        with pytest.raises(StopForward):
+            model.residual(input_ids=ids)
+    assert model.steering is None
+
+
+def test_an_edit_that_a_whole_pass_left_out_is_an_error_and_ends_all_the_same() -> None:
+    model = tiny_model("qwen2")
+    model.hf.model.layers = model.hf.model.layers[:1]
+    model.hf.config.num_hidden_layers = model.hf.model.config.num_hidden_layers = 1
+    ids = torch.tensor([model.render(PROMPTS[0])])
+    before = hooks_on(model.hf) + hooks_on(model.residual)
+    with pytest.raises(ModelError, match="layer 1 never fired"), model.steer(2.0 * direction()):
+        model.hf(input_ids=ids)
+    assert model.steering is None and model.following is None
+    assert hooks_on(model.hf) + hooks_on(model.residual) == before
+
+
+def test_hugging_face_generate_goes_on_after_an_unsteered_pass_in_between(model) -> None:
+    """What a streamer or a logits processor may do: generate, and read, between two steps."""
+    term, (trace,) = 9.0 * direction(), tiny_traces(1)
+    options = {"steer": term, "temperature": 0.0, "max_new_tokens": 12}
+    expected = [t.token_ids for t in model.generate(PROMPTS, **options)]
+    plain = model.read(trace, direction(), layers=2)
+
+    def between(_, scores):
+        pd.testing.assert_frame_equal(model.read(trace, direction(), layers=2), plain)
+        model.generate(PROMPTS[0], steer=Terms(), max_new_tokens=2)
+        return scores
+
+    with model.steer(term):
+        assert hf_chains(model, PROMPTS, 12, logits_processor=[between]) == expected
+
+
+def test_own_passes_are_left_alone_and_no_others(model) -> None:
+    ids = torch.tensor([model.render(PROMPTS[0])])
+
+    def logits():
+        return model.hf(input_ids=ids).logits
+
+    decoder = model.hf.get_decoder()
+    plain, states = logits(), decoder(input_ids=ids)[0]
+    with model.steer(2.0 * direction()):
+        steered = logits()
+        with model.own_passes():
+            # the decoder alone tells nobody of its passes
+            assert torch.equal(decoder(input_ids=ids)[0], states)
+            assert torch.equal(logits(), plain) and not torch.equal(plain, steered)
+            with model.own_passes():
+                assert torch.equal(logits(), plain)
+            assert torch.equal(logits(), plain)
+        assert torch.equal(logits(), steered)
+        with pytest.raises(PlantedError), model.own_passes():
+            raise PlantedError
+        assert torch.equal(logits(), steered)
+    with model.own_passes():
+        assert torch.equal(logits(), plain)
+
+
+def test_a_copy_made_inside_the_context_is_not_edited_through_the_original(model) -> None:
+    ids = torch.tensor([model.render(PROMPTS[0])])
+    plain = model.hf(input_ids=ids).logits
+    with model.steer(2.0 * direction()):
+        steered = model.hf(input_ids=ids).logits
+        twin = copy.deepcopy(model)
+        assert torch.equal(twin.hf(input_ids=ids).logits, plain)
+        assert torch.equal(model.hf(input_ids=ids).logits, steered)
+    assert not torch.equal(plain, steered)

@@ -108,11 +108,25 @@ def test_a_classifier_tells_whose_labels_it_learned():
     bundled = vectors({"authors": 100})
     assert annotator_relation(bundled, read_classifier()) == "related"
     assert annotator_relation(bundled, "classifier") == "related", "a bundled name is looked up"
-    assert annotator_relation(bundled, read_rules()) == "other"
+    for name in (read_classifier().name, read_classifier().with_threshold(0.9).name):
+        assert annotator_relation(bundled, name) == "related", "and so is the name in traces"
+    assert annotator_relation(bundled, "classifier@00000000#000000") == "other"
     mine = fit_classifier(planted(10))
     assert annotator_relation(bundled, mine) == "other"
     assert annotator_relation(vectors({"hand": 3}), mine) == "related"
     assert annotator_relation(vectors({mine.name: 3}), mine.with_threshold(0.7)) == "same"
+
+
+def test_rules_tell_whose_labels_were_in_view(tmp_path):
+    """data/README.md: the bundled rules were written after the chains of the authors."""
+    bundled = vectors({"authors": 100})
+    for rules in ("rules", read_rules(), read_rules().name):
+        assert annotator_relation(bundled, rules) == "related"
+        assert annotator_relation(vectors({"grammar": 100}), rules) == "other"
+    silent = replace(read_rules(), written_after=())
+    assert silent.name == read_rules().name, "what was in view changes no label"
+    assert annotator_relation(bundled, silent) == "other"
+    assert annotator_relation(bundled, "rules@00000000#000000") == "other"
 
 
 def test_a_judge_is_known_by_its_model():

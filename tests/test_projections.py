@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from steerkit.errors import ExtractionError, SteeringError
+from steerkit.errors import ExtractionError, SteeringError, VectorsError
 from tests.test_steering import direction
 from tests.tiny import ARCHITECTURES, tiny_model, tiny_traces
 
@@ -66,18 +67,47 @@ def test_layers_and_units_are_as_asked(model) -> None:
     assert norm["layer"].unique().tolist() == [0, 2]
     for layer, length in ((0, 3.0), (2, 7.0)):
         a, b = (t[t["layer"] == layer]["projection"] for t in (norm, one))
-        pd.testing.assert_series_equal(a * length, b, rtol=1e-4, check_exact=False)
+        pd.testing.assert_series_equal(a * length, b, rtol=1e-4, atol=1e-5, check_exact=False)
     with pytest.raises(SteeringError, match="layer 9"):
         model.read(traces, D, layers=9)
     with pytest.raises(SteeringError, match="no direction"):
         model.read(traces, [])
 
 
-def test_the_model_is_read_unsteered_whatever_is_in_force(model) -> None:
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_model_is_read_unsteered_whatever_is_in_force(model, layer) -> None:
+    """Below, at and above the layer that is edited."""
     (trace,) = tiny_traces(1)
+    plain = model.read(trace, D, layers=layer)
     with model.steer(0.4 * D):
-        steered = model.read(trace, D)
-    pd.testing.assert_frame_equal(steered, model.read(trace, D))
+        pd.testing.assert_frame_equal(model.read(trace, D, layers=layer), plain, check_exact=True)
+        model.hf(input_ids=torch.tensor([model.align(trace).ids]))  # leaves its edits attached
+        pd.testing.assert_frame_equal(model.read(trace, D, layers=layer), plain, check_exact=True)
+
+
+def test_directions_of_another_model_are_refused(model) -> None:
+    wide = replace(D, tensor=torch.randn(3, 33))
+    deep = replace(D, n_layers=4)
+    for other in (wide, deep):
+        with pytest.raises(VectorsError, match=r"does not fit the model tiny-qwen2.*32 and 3"):
+            model.read(tiny_traces(1), [D, other])
+
+
+def test_chains_of_one_id_keep_rows_of_their_own(model) -> None:
+    first, second = tiny_traces(2)
+    twin = replace(second, id=first.id)
+    expected = [model.read(trace, D, batch_tokens=1) for trace in (first, twin)]
+    assert expected[0]["id"].tolist() != expected[1]["id"].tolist()
+    table = model.read([first, twin, first], D, batch_tokens=1)
+    together = pd.concat([*expected, expected[0]], ignore_index=True)
+    pd.testing.assert_frame_equal(table, together)
+
+
+def test_no_chain_is_a_table_without_rows(model) -> None:
+    some = model.read(tiny_traces(1), [D, OTHER])
+    none = model.read([], [D, OTHER])
+    assert len(none) == 0 and none.dtypes.to_dict() == some.dtypes.to_dict()
+    assert list(none) == list(some) and none.attrs["counts"] == {}
 
 
 def test_upper_layers_never_run_and_long_chains_are_refused_or_counted(model) -> None:
@@ -91,11 +121,11 @@ def test_upper_layers_never_run_and_long_chains_are_refused_or_counted(model) ->
         handle.remove()
     assert set(ran) == {0}
     (trace,) = tiny_traces(1)
-    from dataclasses import replace
-
     long = replace(trace, id="long", response="3 + 8 = 11. " * 200, spans=())
     with pytest.raises(ExtractionError, match="longer"):
         model.read([trace, long], D)
     table = model.read([trace, long], D, too_long="skip")
     assert table["trace"].unique().tolist() == [trace.id]
     assert table.attrs["counts"]["chains skipped: longer than the context"] == 1
+    empty = model.read(long, D, too_long="skip")
+    assert len(empty) == 0 and list(empty) == list(table)

@@ -62,7 +62,7 @@ def test_blocks_and_commands_are_found():
     assert commands("$ a 'b c' \\\n    d && e\noutput\n$ f\n") == [["a", "b c", "d"], ["e"], ["f"]]
     typed = {" ".join(words[:2]) for page in PAGES for words in all_commands(page)}
     assert {"make extract", "steerkit extract", "steerkit generate"} <= typed
-    assert len(all_commands(TRANSCRIPT)) == 7
+    assert len(all_commands(TRANSCRIPT)) == 8
 
 
 @BY_PAGE
@@ -167,7 +167,7 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     """On a tiny model with random weights: commands and code fit together, whatever comes out."""
     from steerkit.puzzles.tasks import generate_tasks
 
-    model = tiny_model()
+    model = tiny_model(max_position_embeddings=2048)  # the bundled chains are long
     model.hf.save_pretrained(tmp_path / "tiny")
     model.tokenizer.save_pretrained(tmp_path / "tiny")
     tasks = [task.to_task() for task in generate_tasks("heldout", count=40)]
@@ -189,9 +189,11 @@ def test_the_transcript_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
                 code = main(words[1:])
                 assert code == 0, (words, capsys.readouterr().err)
                 ran.append(words[1])
-    annotated = ["annotate"] * 3
-    assert ran == ["generate", *annotated, "python", "python", "extract", "generate", "python"]
+    labels = ["extract", *["annotate"] * 3, "python", "python"]
+    assert ran == ["generate", *labels, "extract", "generate", "python"]
     assert sk.read_traces("out/r1_own.jsonl").counts()["deduction"] > 0
+    (who,) = sk.read_vectors("out/r1_bundled.safetensors").provenance["annotators"]
+    assert who == "authors"
     vectors = sk.read_vectors("out/r1.safetensors")
     assert {"backtracking", "uncertainty-estimation", "example-testing"} <= set(vectors)
     printed = capsys.readouterr().out
@@ -327,6 +329,27 @@ def test_a_missing_result_is_said_to_be_missing(generator, tmp_path):
         generator["page"](text.replace("effect", "guess"), tmp_path)
 
 
+def test_what_measures_a_result_exists(generator):
+    """A make target, or a benchmark with options that it takes."""
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import layers
+    finally:
+        sys.path.pop(0)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(generator["MADE_BY"]) == set(generator["BLOCKS"])
+    for name, command in generator["MADE_BY"].items():
+        program, *words = shlex.split(command)
+        if program == "make":
+            assert words[0] in targets, name
+        else:
+            assert words[0] == "benchmarks/layers.py" and "~/.cache" in words[2]
+            assert layers.arguments(words[1:]).model == words[2]
+            assert ("thinking" in name) == ("--adapter" in words)
+
+
 def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
     (tmp_path / "effect.md").write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
     (tmp_path / "effect.png").write_bytes(b"")
@@ -348,6 +371,27 @@ def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
     assert not re.search(r"The other contrasts|\| rest|Notes\.|Seconds\.|^#", filled, re.MULTILINE)
     assert "| 2,000 | 12,345 | 678 | 2 | 500 MiB |" in filled
     assert "+1.2 %; 5 % are allowed" in filled
+
+
+@pytest.mark.parametrize("adapter", ["", "\nWith the adapter thinker:\n\n| adapter |\n\n"])
+def test_the_block_of_the_real_model_says_everything_once(generator, tmp_path, adapter):
+    (tmp_path / "real.md").write_text(
+        "# A real model\n\nOn what.\n\n## Directions at layer 17\n\nHow.\n\n## Steering\n\n"
+        f"8 prompts, greedy.\n\n| plain |\n\nThe texts with most markers: x\n{adapter}"
+        "\n## Time and memory\n\nSeconds.\n"
+    )
+    found = generator["_real"](tmp_path)
+    assert found.count("8 prompts, greedy.") == 1
+    assert ("| plain |" in found, "| adapter |" in found) == (not adapter, bool(adapter))
+    assert "most markers" not in found and "cosines with" not in found
+    row = {"cosine": 0.844, "low": 0.62, "high": 0.966, "corrected": 0.86}
+    reference = {"directions": {"uncertainty-estimation": row, "deduction": row}}
+    (tmp_path / "real.json").write_text(json.dumps({"reference": None}))
+    assert generator["_real"](tmp_path) == found
+    (tmp_path / "real.json").write_text(json.dumps({"reference": reference}))
+    lines = generator["_real"](tmp_path).splitlines()
+    (line,) = [line for line in lines if "cosines with" in line]
+    assert line.endswith(": uncertainty-estimation 0.84 (0.62 to 0.97).")
 
 
 def test_the_results_page_has_the_headings_that_the_readme_takes():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from steerkit.errors import GenerationError, SteeringError
+import pytest
+import torch
+
+from steerkit.errors import GenerationError, SteeringError, VectorsError
 from tests.test_generation import PROMPTS
 from tests.test_steering import direction
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_traces
 
 D, OTHER = direction(), direction(2, layer=0, name="deduction")
 
@@ -70,9 +73,9 @@ def test_an_abandoned_stream_leaves_nothing_and_errors_come_at_once(model) -> No
     before = hooks(model)
     tokens = model.stream(PROMPTS[0], steer=0.5 * D, read=D, max_new_tokens=50)
     next(tokens)
-    assert hooks(model) > before and model.generating
+    assert hooks(model) == before  # between two tokens as well
     tokens.close()
-    assert hooks(model) == before and not model.generating
+    assert hooks(model) == before
     with pytest.raises(GenerationError, match="empty"):
         model.stream(" ")
     with pytest.raises(SteeringError, match="layer 9"):
@@ -81,3 +84,58 @@ def test_an_abandoned_stream_leaves_nothing_and_errors_come_at_once(model) -> No
         steered = [token.id for token in model.stream(PROMPTS[0], max_new_tokens=12)]
     alone = model.generate(PROMPTS[0], steer=0.9 * D, max_new_tokens=12)[0]
     assert tuple(steered) == alone.token_ids
+
+
+def test_streams_side_by_side_are_as_they_are_alone(model) -> None:
+    """Opposite pushes, a token of each in turn, projections and all."""
+    options = {"read": [D, OTHER], "max_new_tokens": 15, "temperature": 0.0}
+    alone = [list(model.stream(PROMPTS[0], steer=c * D, **options)) for c in (0.9, -0.9)]
+    assert alone[0] != alone[1]
+    streams = [model.stream(PROMPTS[0], steer=c * D, **options) for c in (0.9, -0.9)]
+    together = list(zip(*streams, strict=True))
+    assert [list(tokens) for tokens in zip(*together, strict=True)] == alone
+
+
+def test_the_model_is_free_between_two_tokens(model) -> None:
+    """Generating, reading and plain passes in the loop over a steered stream change nothing
+    and are not changed by it; the gradient and the model's mode are the caller's."""
+    options = {"steer": 0.9 * D, "read": D, "max_new_tokens": 8, "temperature": 0.0}
+    expected = list(model.stream(PROMPTS[0], **options))
+    ids = torch.tensor([model.render(PROMPTS[0])])
+    (trace,) = tiny_traces(1)
+    written = {"max_new_tokens": 5, "steer": -0.9 * OTHER}
+
+    def others():
+        table = model.read(trace, [D, OTHER], layers=[0, 2])
+        chains = [t.token_ids for t in model.generate(PROMPTS, **written)]
+        return chains, table.to_dict("list"), model.hf(input_ids=ids).logits.tolist()
+
+    plain = others()
+    with model.steer(0.5 * D):
+        steered = model.hf(input_ids=ids).logits
+    before, found = hooks(model), []
+    model.hf.train()
+    for token in model.stream(PROMPTS[0], **options):
+        found.append(token)
+        assert model.hf.training and torch.is_grad_enabled()
+        model.hf.eval()
+        assert others() == plain and hooks(model) == before
+        with model.steer(0.5 * D):
+            assert torch.equal(model.hf(input_ids=ids).logits, steered)
+        model.hf.train()
+    model.hf.eval()
+    assert found == expected
+
+
+def test_gradients_are_as_before_in_whatever_order_streams_end(model) -> None:
+    first, second = (model.stream(PROMPTS[0], max_new_tokens=4) for _ in range(2))
+    next(first), next(second)
+    first.close()
+    list(second)
+    assert torch.is_grad_enabled()
+
+
+def test_directions_of_another_model_are_refused_at_once(model) -> None:
+    for other in (replace(D, tensor=torch.randn(3, 33)), replace(D, n_layers=4)):
+        with pytest.raises(VectorsError, match="does not fit"):
+            model.stream(PROMPTS[0], read=other)

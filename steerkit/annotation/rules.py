@@ -83,6 +83,9 @@ class Rules:
         Words that may stand before a phrase at the start of a sentence.
     otherwise:
         The label of a sentence in which no rule fires: ``unparsed``, or a behaviour.
+    written_after:
+        Annotators whose labels were in view when the rules were written, for
+        :mod:`steerkit.independence`; no part of the name, as it changes no label.
 
     It sees words, not meaning: "wait" in "they wait for the bus" is told from "Wait," by its
     place alone. Use it where a decision must be open to inspection (:meth:`explain`), or
@@ -93,6 +96,7 @@ class Rules:
     rules: tuple[Rule, ...]
     openers: tuple[str, ...] = ()
     otherwise: str = UNPARSED
+    written_after: tuple[str, ...] = ()
     _compiled: list[_Compiled] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -173,7 +177,7 @@ def read_rules(path: str | Path | None = None) -> Rules:
         content = tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise AnnotationError("not a TOML file", found=problem, where=source) from None
-    known = {"otherwise", "openers", "rules", "behaviors"}
+    known = {"otherwise", "openers", "rules", "behaviors", "written_after"}
     _refuse_unknown(content, known, str(source))
     for number, entry in enumerate(_tables(content, "behaviors", source), start=1):
         where = f"{source}, behaviour {number}"
@@ -196,6 +200,7 @@ def read_rules(path: str | Path | None = None) -> Rules:
             tuple(rules),
             _texts(content, "openers", str(source)),
             _text(content, "otherwise", str(source)) if "otherwise" in content else UNPARSED,
+            _texts(content, "written_after", str(source)),
         )
     except BehaviorError as error:
         raise BehaviorError(

@@ -12,7 +12,7 @@ from steerkit.cli.chains import print_json
 from steerkit.cli.judging import add_judge_options, agreed, given_options, judge_from, show_report
 from steerkit.cli.parser import add_declare_option, add_verbosity, positive
 from steerkit.cli.screen import progress, say, status, stderr, stdout
-from steerkit.cli.sources import check_output, declare_all, read_chains
+from steerkit.cli.sources import chain_file, check_output, declare_all, read_chains
 from steerkit.cli.tables import count, percent, table
 from steerkit.errors import AnnotationError
 
@@ -123,18 +123,12 @@ def run(arguments: argparse.Namespace) -> None:
     from steerkit.traces import write_traces
 
     _check(arguments)
-    source = Path(arguments.file)
     out = None
     if arguments.out not in (None, "-"):
         out = Path(arguments.out)
     elif arguments.out is None and not arguments.json:
-        out = source.with_suffix(".annotated.jsonl")
-    for written in (out, arguments.save and Path(arguments.save)):
-        if written is None:
-            continue
-        check_output(
-            written, over=[source], refusal="the output would overwrite the chains that are read"
-        )
+        out = Path(arguments.file).with_suffix(".annotated.jsonl")
+    _check_places(arguments, out)
     declare_all(arguments.declare)
     chains, unplaced = read_chains([arguments.file])
     judge = judge_from(arguments) if arguments.annotator == "judge" else None
@@ -199,6 +193,27 @@ def _check(arguments: argparse.Namespace) -> None:
         raise AnnotationError(f"{' and '.join(sources)} exclude each other")
     if arguments.save and not arguments.fit:
         raise AnnotationError("--save writes what --fit has fitted", fix="give --fit as well")
+
+
+def _check_places(arguments: argparse.Namespace, out: Path | None) -> None:
+    """Refuse to write over anything that is read, and two things into one file."""
+    save = Path(arguments.save) if arguments.save else None
+    read = {
+        "the output would overwrite the chains that are read": [chain_file(arguments.file)],
+        "the output would overwrite the labelled chains that the classifier is fitted on": [
+            chain_file(name) for name in arguments.fit or ()
+        ],
+    }
+    if Path(arguments.annotator).suffix:  # a file, and not a name
+        read["the output would overwrite the annotator"] = [Path(arguments.annotator)]
+    for option, written in (("--out", out), ("--save", save)):
+        if written is None:
+            continue
+        for refusal, files in read.items():
+            check_output(written, over=files, refusal=refusal, option=option)
+    if out is not None and save is not None:
+        refusal = "the classifier would overwrite the labelled chains"
+        check_output(save, over=[out], refusal=refusal, option="--save")
 
 
 def _annotated(

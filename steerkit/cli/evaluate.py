@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import behavior
 from steerkit.cli.claims import show, summary
-from steerkit.cli.extract import BUNDLED_TRACES
 from steerkit.cli.generate import UNITS
 from steerkit.cli.parser import (
     DEFAULT_MODEL,
@@ -21,14 +20,23 @@ from steerkit.cli.parser import (
     positive,
 )
 from steerkit.cli.screen import progress, say, status
-from steerkit.cli.sources import check_output, declare_all, load_model, read_chains, read_prompts
+from steerkit.cli.sources import (
+    chains_note,
+    check_output,
+    declare_all,
+    fitting,
+    is_bundled,
+    load_model,
+    read_chains,
+    read_prompts,
+)
 from steerkit.errors import EvaluationError
-from steerkit.resources import data
 from steerkit.tasks import Task, split_of
 
 if TYPE_CHECKING:
     from steerkit.evaluation.record import Evaluation
     from steerkit.models import ThinkingModel
+    from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
 DEFAULT_FOLDER = "out/evaluation"
@@ -101,14 +109,16 @@ def add_command(commands: Any, formatter: Any) -> None:
         nargs="+",
         metavar="FILE",
         help="The annotated chains that the vectors were extracted from, for directions of "
-        "shuffled labels. Default: the bundled chains of countdown-thinking.",
+        "shuffled labels; or reasoning or countdown, as for steerkit extract. Default: the one of "
+        "these two that fits --model.",
     )
     source.add_argument(
         "--tasks",
         metavar="FILE",
-        help="A tasks file: its evaluate tasks, by the hash of their prompts, are evaluated on, "
-        "ranges are found on its select tasks. Default: puzzles that the bundled model was not "
-        "trained on.",
+        help="A tasks file, or a bundled one by name: its evaluate tasks, by the hash of their "
+        "prompts, are evaluated on, ranges are found on its select tasks. Default: puzzles that "
+        "the bundled model was not trained on; for any other model reasoning, the bundled tasks "
+        "in plain English.",
     )
     add_declare_option(source)
     plan = parser.add_argument_group("what is written")
@@ -260,11 +270,14 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.annotation import find_annotator
         from steerkit.evaluation.experiment import evaluate
 
-        traces = read_chains(arguments.traces)[0] if arguments.traces else None
-        tasks, select = _tasks(arguments.tasks)
+        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
+        file = arguments.tasks or (
+            None if is_bundled(arguments.model) else fitting(arguments.model)
+        )
+        tasks, select = _tasks(file)
         annotators = [find_annotator(name) for name in arguments.annotator or ()]
     model = load_model(arguments)
-    vectors = _vectors(arguments, model)
+    vectors = _vectors(arguments, model, traces)
     if names is None and chosen["behavior"]:
         names = [name for name in chosen["behavior"] if name in vectors] or None
     options = {
@@ -276,6 +289,9 @@ def run(arguments: argparse.Namespace) -> None:
         if not arguments.quiet:
             say(text)
 
+    tell(chains_note(arguments.traces, arguments.model))
+    if file is not None:
+        tell(f"Tasks:   {file}" + ("" if arguments.tasks else " (bundled)"))
     with progress("writing chains", "chains") as report:
         made = evaluate(
             model,
@@ -312,7 +328,9 @@ def run(arguments: argparse.Namespace) -> None:
     show(made, page, stored)
 
 
-def _vectors(arguments: argparse.Namespace, model: ThinkingModel) -> SteeringVectors:
+def _vectors(
+    arguments: argparse.Namespace, model: ThinkingModel, traces: Traces
+) -> SteeringVectors:
     """The vectors file, made first where all is as it comes and nobody has made it yet."""
     from steerkit.vectors_file import read_vectors
 
@@ -321,12 +339,11 @@ def _vectors(arguments: argparse.Namespace, model: ThinkingModel) -> SteeringVec
     if not (bundled and arguments.vectors == DEFAULT_VECTORS) or path.is_file():
         return read_vectors(path)
     from steerkit.extraction import extract
-    from steerkit.traces import read_traces
 
     if not arguments.quiet:
         say(f"{path} is not there: extracting it from the bundled chains (steerkit extract)")
     with progress("reading activations", "chains") as report:
-        made = extract(model, read_traces(data(BUNDLED_TRACES)), progress=report)
+        made = extract(model, traces, progress=report)
     made.save(path)
     return made
 

@@ -20,10 +20,16 @@ from steerkit.cli.parser import (
     positive,
 )
 from steerkit.cli.screen import progress, status, stdout
-from steerkit.cli.sources import check_output, declare_all, load_model, read_chains
+from steerkit.cli.sources import (
+    chains_note,
+    check_output,
+    declare_all,
+    fitting,
+    load_model,
+    read_chains,
+)
 from steerkit.cli.tables import clean, count, number, table
 from steerkit.errors import ResourceError
-from steerkit.resources import data
 from steerkit.tasks import SPLITS
 
 if TYPE_CHECKING:
@@ -34,7 +40,6 @@ if TYPE_CHECKING:
 CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
 METHODS = ("mean-difference", "mass-mean", "lda", "probe", "pca")  # steerkit.methods.METHODS
 CHOICES = ("gradient", "auroc", "gain", "effect", "published")  # steerkit.layer_choice.suggestion
-BUNDLED_TRACES = "traces/countdown.jsonl"
 
 _PURPOSES = {
     "extract": "for the directions",
@@ -61,6 +66,7 @@ the table, all numbers at the suggested layer:
 examples:
   steerkit extract
   steerkit extract --behavior backtracking --contrast backtracking:deduction --layers 2-4
+  steerkit extract --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --dtype bfloat16
   steerkit extract --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --dtype bfloat16 \\
       --traces chains.jsonl --out out/r1.safetensors"""
 
@@ -85,7 +91,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         metavar="FILE",
         help="Annotated chains: traces files (JSON lines), or tagged text, which is a JSON list or "
         'lines whose records have an annotated_response such as ["deduction"] ... '
-        '["end-section"]. Default: the bundled chains of countdown-thinking.',
+        '["end-section"]; or bundled ones by name: reasoning, in plain English, for any model; '
+        "countdown, for the bundled models. Default: the one of the two that fits --model.",
     )
     add_declare_option(chains)
     chains.add_argument(
@@ -179,8 +186,8 @@ def add_command(commands: Any, formatter: Any) -> None:
     output.add_argument(
         "--json",
         action="store_true",
-        help="Print one JSON object instead of the table: vectors, figure, model, contrast, counts "
-        "and a list of behaviors.",
+        help="Print one JSON object instead of the table: vectors, figure, model, traces, "
+        "contrast, method, counts and a list of behaviors.",
     )
     add_verbosity(parser)
 
@@ -205,7 +212,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.positions import Window
 
         window = Window.parse(arguments.window)
-        traces, unplaced = read_chains(arguments.traces or [str(data(BUNDLED_TRACES))])
+        traces, unplaced = read_chains(arguments.traces or [fitting(arguments.model)])
         if arguments.shuffle_labels is not None:
             from steerkit.annotation import shuffle_labels
 
@@ -234,12 +241,14 @@ def run(arguments: argparse.Namespace) -> None:
             save_figure(plot_layers(vectors), figure)
     counts = _counts(traces, unplaced, vectors)
     if arguments.json:
-        print(json.dumps(_summary(vectors, out, figure, counts), allow_nan=False))
+        named = arguments.traces or [fitting(arguments.model)]
+        print(json.dumps(_summary(vectors, out, figure, named, counts), allow_nan=False))
         return
     console = stdout()
     console.print(direction_table(vectors))
     console.print()
-    for line in filter(None, (layer_note(vectors), *_notes(counts))):
+    chains = chains_note(arguments.traces, arguments.model)
+    for line in filter(None, (layer_note(vectors), chains, *_notes(counts))):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     if figure is not None:
@@ -266,12 +275,17 @@ def _counts(traces: Traces, unplaced: list[Unplaced], vectors: SteeringVectors) 
 
 
 def _summary(
-    vectors: SteeringVectors, out: Path, figure: Path | None, counts: dict[str, Any]
+    vectors: SteeringVectors,
+    out: Path,
+    figure: Path | None,
+    traces: list[str],
+    counts: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "vectors": str(out),
         "figure": None if figure is None else str(figure),
         "model": vectors.provenance["model"],
+        "traces": traces,
         "contrast": vectors.provenance["contrast"],
         "method": vectors.provenance["method"],
         "counts": counts,

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerkit.cli.extract import BUNDLED_TRACES
 from steerkit.cli.parser import (
     DEFAULT_VECTORS,
     add_model_options,
@@ -16,10 +15,17 @@ from steerkit.cli.parser import (
     positive,
 )
 from steerkit.cli.screen import progress, status, stdout
-from steerkit.cli.sources import check_output, load_model, read_chains, read_prompts
+from steerkit.cli.sources import (
+    chains_note,
+    check_output,
+    fitting,
+    is_bundled,
+    load_model,
+    read_chains,
+    read_prompts,
+)
 from steerkit.cli.tables import clean, count, number, table
 from steerkit.errors import ExtractionError
-from steerkit.resources import data
 from steerkit.tasks import Task
 
 if TYPE_CHECKING:
@@ -75,13 +81,14 @@ def add_command(commands: Any, formatter: Any) -> None:
         nargs="+",
         metavar="FILE",
         help="Annotated chains: the files that were extracted from, of which the select tasks are "
-        "read. Default: the bundled chains of countdown-thinking.",
+        "read; or reasoning or countdown, as for steerkit extract. Default: the one of these two "
+        "that fits --model.",
     )
     source.add_argument(
         "--tasks",
         metavar="FILE",
-        help="A tasks file (or countdown) whose select tasks chains are written for. Default: the "
-        "prompts of the chains.",
+        help="A tasks file (or countdown, or reasoning) whose select tasks chains are written for. "
+        "Default: the prompts of the chains.",
     )
     scoring = parser.add_argument_group("scores")
     scoring.add_argument(
@@ -125,7 +132,7 @@ def add_command(commands: Any, formatter: Any) -> None:
         help="Who labels the chains that are written: grammar, the exact annotator of the bundled "
         "models; rules or classifier, for plain English; or a file, of rules (TOML) or a saved "
         "classifier (safetensors). Default: the one of these that labelled the chains which the "
-        "vectors are of, or else grammar.",
+        "vectors are of, or else grammar for the bundled models and classifier for any other.",
     )
     scoring.add_argument(
         "--batch-size",
@@ -184,12 +191,12 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.vectors_file import read_vectors
 
         vectors = read_vectors(arguments.vectors)
-        traces, _ = read_chains(arguments.traces or [str(data(BUNDLED_TRACES))])
+        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
         named = [task for task in read_prompts([], arguments.tasks) if isinstance(task, Task)]
         tasks: list[Task] = []
         if "sweep" in wanted or not arguments.no_ranges:
             tasks = select_tasks(vectors, traces, named, arguments.count)
-        annotator = _annotator(arguments.annotator, vectors)
+        annotator = _annotator(arguments.annotator, vectors, arguments.model)
     model = load_model(arguments)
     options = {
         "max_new_tokens": arguments.max_new_tokens,
@@ -228,12 +235,15 @@ def run(arguments: argparse.Namespace) -> None:
         save_figure(plot_layer_scores(scores, choice.layers, score=by, caption=caption), figure)
     if arguments.json:
         summary = _summary(scores, choice, out, figure, annotator.name if tasks else None)
+        summary["traces"] = arguments.traces or [fitting(arguments.model)]
         print(json.dumps(summary, allow_nan=False))
         return
     _show(scores, choice, vectors)
     console = stdout()
     if tasks:
         console.print(f"Labels:  by {annotator.name}", markup=False, soft_wrap=True)
+    note = chains_note(arguments.traces, arguments.model)
+    console.print(note, markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     console.print(f"Figure:  {figure}", markup=False, soft_wrap=True)
 
@@ -279,19 +289,23 @@ def _found(name: str, scores: pd.DataFrame, choice: LayerChoice, before: int | N
     return line + ("" if before == layer else f"; it was {'none' if before is None else before}")
 
 
-def _annotator(named: str | None, vectors: SteeringVectors) -> Annotator:
-    """The one that was named, or the bundled one that labelled the chains of the vectors."""
+def _annotator(named: str | None, vectors: SteeringVectors, model: str) -> Annotator:
+    """The one that was named, or the bundled one that labelled the chains of the vectors.
+
+    Where people or others labelled them, as the bundled chains in plain English: the classifier,
+    which is fitted on those, and for chains of the bundled models the grammar.
+    """
     from steerkit.annotation import ANNOTATORS, find_annotator
 
     if named is not None:
         return find_annotator(named)
     before = vectors.provenance.get("annotators", [])
-    kind = str(before[0]).partition("@")[0] if len(before) == 1 else "grammar"
+    kind = str(before[0]).partition("@")[0] if len(before) == 1 else ""
     if kind in ANNOTATORS:
         found = find_annotator(kind)
         if found.name in before:
             return found
-    return find_annotator("grammar")
+    return find_annotator("grammar" if is_bundled(model) else "classifier")
 
 
 def _summary(

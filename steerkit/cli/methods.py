@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import behavior
-from steerkit.cli.extract import BUNDLED_TRACES, METHODS
+from steerkit.cli.extract import METHODS
 from steerkit.cli.parser import (
     add_declare_option,
     add_model_options,
@@ -16,9 +16,8 @@ from steerkit.cli.parser import (
     positive,
 )
 from steerkit.cli.screen import progress, status, stdout
-from steerkit.cli.sources import declare_all, load_model, read_chains
+from steerkit.cli.sources import chains_note, declare_all, fitting, load_model, read_chains
 from steerkit.cli.tables import clean, number, table
-from steerkit.resources import data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +54,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--traces",
         nargs="+",
         metavar="FILE",
-        help="Annotated chains, as for steerkit extract. Default: the bundled chains of "
-        "countdown-thinking.",
+        help="Annotated chains, as for steerkit extract: files, or reasoning or countdown. "
+        "Default: the one of these two that fits --model.",
     )
     add_declare_option(source)
     method = parser.add_argument_group("methods")
@@ -100,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
     with status("reading chains"):
         from steerkit.method_comparison import compare_methods
 
-        traces, _ = read_chains(arguments.traces or [str(data(BUNDLED_TRACES))])
+        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
     model = load_model(arguments)
     with progress("reading activations", "chains") as report:
         found = compare_methods(
@@ -136,6 +135,8 @@ def run(arguments: argparse.Namespace) -> None:
             ],
         )
     )
+    note = chains_note(arguments.traces, arguments.model)
+    stdout().print(f"\n{note}", markup=False, soft_wrap=True)
 
 
 def _rows(found: pd.DataFrame) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steerkit.behaviors import Behavior, behaviors, declare
 from steerkit.errors import ResourceError, TraceError
-from steerkit.resources import data
+from steerkit.resources import bundled_models, data
 
 if TYPE_CHECKING:
     from steerkit.annotation import Unplaced
@@ -52,7 +52,6 @@ def load_model(arguments: argparse.Namespace) -> ThinkingModel:
 def load_tokenizer(name: str) -> Any:
     """The fast tokenizer of a bundled model, a folder, or a model on the Hub."""
     from steerkit.loading import read_tokenizer
-    from steerkit.resources import bundled_models
 
     tokenizer = read_tokenizer(str(bundled_models().get(name, name)))
     if not tokenizer.is_fast:
@@ -74,9 +73,44 @@ def declare_all(texts: Iterable[str]) -> None:
             declare(Behavior(name, definition.strip() or UNDEFINED, color))
 
 
+def is_bundled(model: str) -> bool:
+    """Whether what ``--model`` names is called as a model that comes with steerkit."""
+    named = Path(model).resolve().name if Path(model).is_dir() else model
+    return named in bundled_models()
+
+
+def fitting(model: str) -> str:
+    """Name of the bundled chains, and of the tasks, that are written in what a model reads.
+
+    ``countdown`` for the bundled models, whose vocabulary is that of the puzzles; plain
+    English, ``reasoning``, for any other.
+    """
+    return "countdown" if is_bundled(model) else "reasoning"
+
+
+def chain_file(name: str) -> Path:
+    """The file of this path, or the bundled chains of this name if there is no such file."""
+    return _bundled_chains(name) or Path(name)
+
+
+def chains_note(names: Sequence[str] | None, model: str) -> str:
+    """Which chains were read, in a line; without names those that fit the model."""
+    said = [
+        f"{name} (bundled)" if _bundled_chains(name) else name for name in names or [fitting(model)]
+    ]
+    return f"Chains:  {', '.join(said)}"
+
+
+def _bundled_chains(name: str) -> Path | None:
+    if Path(name).exists():
+        return None
+    return next((path for path in data("traces").glob("*.jsonl") if path.stem == name), None)
+
+
 def read_chains(paths: Sequence[str]) -> tuple[Traces, list[Unplaced]]:
     """Chains of files in any format, and the parts of tagged text that are no spans.
 
+    Bundled chains can be named without their folder and ending (:func:`chain_file`).
     Formats are told apart by :func:`chain_format`. What a chat log holds beside chains is
     counted in a warning. Raises :class:`ResourceError` and :class:`TraceError`, the latter also
     for a chain's id that occurs in two files.
@@ -89,7 +123,7 @@ def read_chains(paths: Sequence[str]) -> tuple[Traces, list[Unplaced]]:
     chains: list[Trace] = []
     unplaced: list[Unplaced] = []
     seen: dict[str, str] = {}
-    for path in paths:
+    for path in map(str, map(chain_file, paths)):
         match chain_format(path):
             case "tagged":
                 found, lost = read_tagged(path)

@@ -74,7 +74,7 @@ def add_recipe(recipes: Any, formatter: Any, add_machine: Callable[..., None]) -
         type=positive,
         metavar="N",
         help="Leave out chains of more tokens than this, prompt and answer included; they are "
-        "counted. Default: 1024.",
+        "counted. Default: 800.",
     )
     chains.add_argument(
         "--held-out",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from steerkit.annotation import ANNOTATORS, Annotator
+from steerkit.annotation import Annotator, find_annotator
 from steerkit.behaviors import behavior
 from steerkit.errors import EvaluationError
 from steerkit.evaluation.conditions import Condition, plan
@@ -156,7 +157,7 @@ def design(
     random: int,
     shuffled: int,
     prompt: bool,
-    annotators: str | Annotator | Sequence[str | Annotator] | None,
+    annotators: str | Path | Annotator | Sequence[str | Path | Annotator] | None,
     unit: Unit | None,
     batch_size: int | None,
     force: bool,
@@ -245,20 +246,17 @@ def _chains(
 
 
 def _annotators(
-    model: ThinkingModel, asked: str | Annotator | Sequence[str | Annotator] | None
+    model: ThinkingModel,
+    asked: str | Path | Annotator | Sequence[str | Path | Annotator] | None,
 ) -> list[Annotator]:
-    """Annotators by name or as they are, each once."""
+    """Annotators by name, from their files or as they are, each once."""
     if asked is None:
         asked = ("grammar",) if model.name in bundled_models() else ("classifier", "rules")
-    elif isinstance(asked, str | Annotator):
+    elif isinstance(asked, str | Path | Annotator):
         asked = (asked,)
     found: dict[str, Annotator] = {}
     for entry in asked:
-        if isinstance(entry, str) and entry not in ANNOTATORS:
-            raise EvaluationError(
-                f"unknown annotator {entry!r}", expected="some of " + ", ".join(ANNOTATORS)
-            )
-        annotator = ANNOTATORS[entry]() if isinstance(entry, str) else entry
+        annotator = find_annotator(entry)
         found[annotator.name] = annotator
     if not found:
         raise EvaluationError("nobody labels the chains", expected="at least one annotator")

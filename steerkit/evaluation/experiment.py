@@ -56,7 +56,7 @@ def evaluate(
     shuffled: int = CONTROLS,
     prompt: bool = True,
     divergence: bool = True,
-    annotators: str | Annotator | Sequence[str | Annotator] | None = None,
+    annotators: str | Path | Annotator | Sequence[str | Path | Annotator] | None = None,
     unit: Unit | None = None,
     seed: int = 0,
     temperature: float = 1.0,
@@ -114,7 +114,7 @@ def evaluate(
         Whether to measure, at the headline coefficients, KL to the unsteered model and the
         perplexity of what was written: some forward passes over these chains.
     annotators:
-        Who labels: names as for :func:`steerkit.annotate`, or annotators. By default
+        Who labels: names or files as for :func:`steerkit.annotate`, or annotators. By default
         ``grammar`` for a bundled model, else ``classifier`` and ``rules``.
     unit:
         Of coefficients, as of a :class:`steerkit.Term`, but not ``raw``.
@@ -137,8 +137,9 @@ def evaluate(
     :class:`Evaluation`, its tables written to the folder.
 
     Raises :class:`EvaluationError` for tasks that are not held out, chains that are missing and
-    numbers out of range, and what ``generate`` raises. An interrupt keeps what is finished and
-    raises ``KeyboardInterrupt``; the same call goes on from there.
+    numbers out of range, :class:`AnnotationError` for what is no annotator, and what
+    ``generate`` raises. An interrupt keeps what is finished and raises ``KeyboardInterrupt``;
+    the same call goes on from there.
     """
     planned = design(
         model,

@@ -45,6 +45,7 @@ _CLAIM = ["annotator", "behavior", "sign", "condition", "layer", "coefficient"]
 _AGAINST = ["", "_beaten", "_mean", "_most", "_p"]
 _VERDICT = [
     *_CLAIM,
+    "relation",
     "base",
     "rate",
     *NUMBERS[:6],
@@ -89,13 +90,16 @@ def verdicts(generations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataF
         the steered conditions marked ``headline``.
     settings:
         ``settings["ranges"][behavior]["fluent"]``, the range found on other tasks, is read. No
-        claim holds where it is not known.
+        claim holds where it is not known. So is ``settings["annotators"]``, for how each stands
+        to those that labelled what the directions come from.
 
     Returns
     -------
     One row an annotator, behaviour and sign (``amplify``, ``suppress``), for behaviours that the
     annotator can give. All numbers are shares of spans:
 
+    - ``relation`` of the annotator (:func:`steerkit.independence.annotator_relation`), missing
+      where the settings do not tell; no part of the verdict;
     - ``condition``, ``layer``, ``coefficient``, ``base`` and ``rate`` (unsteered and steered),
       ``change``, ``low``, ``high``, ``ratio``, ``ratio_low``, ``ratio_high``, ``effect_size``,
       ``tasks``, ``unpaired``, ``p`` as in :func:`steerkit.evaluation.effects.effects`, and
@@ -115,7 +119,12 @@ def verdicts(generations: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataF
     """
     ranges = settings.get("ranges") or {}
     fluent = {name: (found or {}).get("fluent") for name, found in ranges.items()}
-    rows = [row for pooled in pool(generations) for row in judged(pooled, fluent)]
+    related = {e["name"]: e.get("relation") for e in settings.get("annotators") or ()}
+    rows = [
+        {**row, "relation": related.get(pooled.annotator)}
+        for pooled in pool(generations)
+        for row in judged(pooled, fluent)
+    ]
     return pd.DataFrame(rows, columns=_VERDICT)
 
 

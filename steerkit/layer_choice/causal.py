@@ -100,8 +100,7 @@ def shares_by_layer(
         base = float(table[table.behavior.isna()]["share"].mean())
         for layer in layers:
             at = mine[mine.layer == layer]
-            shares = at.pivot_table(index="task", columns="coefficient", values="share")
-            up, down = shares[coefficient], shares[-coefficient]
+            up, down = _both_signs(at, coefficient)
             value = mean_interval(np.asarray(up - down))
             by_sign = at.groupby("coefficient")[["closed", "parsed"]].mean().min()
             rows.append(
@@ -118,12 +117,42 @@ def shares_by_layer(
                     "parsed": float(by_sign["parsed"]),
                     "base_closed": float(plain["closed"].mean()),
                     "base_parsed": float(plain["parsed"].mean()),
-                    "tasks": len(shares),
+                    "tasks": len(up),
                 }
             )
     result = pd.DataFrame(rows)
     result.attrs["annotator"] = labelled_by(labelled)
     return result
+
+
+def shares_by_task(
+    table: pd.DataFrame,
+    labelled: Sequence[Trace],
+    names: Sequence[str],
+    layers: Sequence[int],
+    coefficient: float,
+) -> pd.DataFrame:
+    """The differences that :func:`shares_by_layer` averages: what joint resampling needs.
+
+    One row a behaviour and layer: ``behavior``, ``layer`` and a column for every task, called by
+    its id, the share under +coefficient minus that under -coefficient.
+    """
+    import pandas as pd
+
+    table, rows = table.copy(), []
+    for name in names:
+        table["share"] = [_share(trace, name) for trace in labelled]
+        for layer in layers:
+            at = table[(table.behavior == name) & (table.layer == layer)]
+            up, down = _both_signs(at, coefficient)
+            rows.append({"behavior": name, "layer": layer, **(up - down).to_dict()})
+    return pd.DataFrame(rows)
+
+
+def _both_signs(at: pd.DataFrame, coefficient: float) -> tuple[pd.Series, pd.Series]:
+    """Shares by task of one behaviour at one layer, pushed up and pushed down."""
+    shares = at.pivot_table(index="task", columns="coefficient", values="share")
+    return shares[coefficient], shares[-coefficient]
 
 
 def _share(trace: Trace, label: str) -> float:

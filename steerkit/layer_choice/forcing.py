@@ -154,7 +154,7 @@ def last_states(
     """
     steering = RowSteering(model, [terms or Terms()] * len(forced.ids))
     steering.place(forced.positions)
-    with steering.attached():
+    with model.own_passes(), steering.attached():
         decoder = model.hf.get_decoder()
         output = decoder(input_ids=forced.ids.to(model.device), use_cache=False)
     return output.last_hidden_state

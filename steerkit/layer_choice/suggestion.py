@@ -93,7 +93,8 @@ def suggest_layers(
 
     How well each score foretells where steering moves a behaviour most is measured by
     ``make layers``; ``gradient``, the slope of the log-probability of the behaviour's own first
-    tokens along the direction, is the best of those that cost no more than reading chains.
+    tokens along the direction, agrees best with the sweep there of those that cost no more than
+    reading chains, but is not told from the plain layer number.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class AdapterConfig:
     passes: int = 2
     steps: int = 0
     chains: int = 4
-    longest: int = 1024
+    longest: int = 800
     batch_tokens: int = 0
     held_out: int = 8
     learning_rate: float = 4e-4

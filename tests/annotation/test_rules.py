@@ -215,3 +215,15 @@ def test_bundled_rules_agree_with_the_writers_better_than_chance():
 
 def test_bundled_file_is_where_it_is_said_to_be():
     assert read_rules() == read_rules(sk.data(BUNDLED))
+
+
+def test_a_file_says_whose_labels_were_in_view(tmp_path):
+    rules = '[[rules]]\nbehavior = "deduction"\nphrases = ["so"]\n'
+    (tmp_path / "silent.toml").write_text(rules)
+    (tmp_path / "open.toml").write_text(f'written_after = ["me", "judge:m"]\n{rules}')
+    silent, said = (read_rules(tmp_path / f"{name}.toml") for name in ("silent", "open"))
+    assert (silent.written_after, said.written_after) == ((), ("me", "judge:m"))
+    assert silent.name == said.name
+    (tmp_path / "open.toml").write_text(f'written_after = "me"\n{rules}')
+    with pytest.raises(AnnotationError, match="written_after are unusable"):
+        read_rules(tmp_path / "open.toml")

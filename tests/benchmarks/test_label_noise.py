@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import label_noise
 import numpy as np
@@ -251,3 +253,60 @@ def test_the_page_says_how_much_may_be_wrong() -> None:
     assert enough(table, NOTED, "confused", 0.99) == "none that was tried"
     assert enough(table, NOTED, "confused", 0.5) == "40 %"
     assert len(figure_bytes(draw(content, table), "png")) > 20_000
+
+
+def test_the_page_names_the_settings_of_the_run() -> None:
+    content, table = results()
+    assert "made by `make noise`." in markdown(content, table)
+    page = markdown({**content, "tasks": 32, "steered_draws": 2, "tokens": 448}, table)
+    said = "made by `make noise`, but with 32 tasks instead of 80, 2 steered draws instead of 3."
+    assert said in page
+
+
+def test_what_is_kept_of_an_effect_that_may_be_none_is_not_said() -> None:
+    content, table = results()
+    exact = (table.kind == "exact") & (table.behavior == "backtracking") & (table.chains == "all")
+    table.loc[exact, "effect_low"] = -0.01
+    page = markdown(content, table)
+    steering = page.split("## Steering")[1]
+    rows = [line.split(" | ") for line in steering.splitlines() if line.startswith("| ")]
+    column = rows[0].index("backtracking")
+    assert all(";" not in row[column] for row in rows)
+    assert all("; 90 %" in row[column + 1] for row in rows[1:])
+    assert "not so for backtracking: this run cannot tell" in steering
+    # an effect that is surely negative is known as well
+    table.loc[exact, ["effect", "effect_low", "effect_high"]] = (-0.03, -0.05, -0.01)
+    assert "cannot tell" not in markdown(content, table)
+
+
+def test_the_page_on_annotation_says_which_kappa_is_needed() -> None:
+    root = Path(__file__).parents[2]
+    table = pd.read_csv(root / "benchmarks/results/label_noise.csv", dtype={"chains": str})
+    content = json.loads((root / "benchmarks/results/label_noise.json").read_text())
+    page = " ".join((root / "docs" / "annotation.md").read_text().split())
+    said = page.split("**Which kappa is needed?**")[1].split("###")[0]
+    whole = table[table.chains == "all"]
+
+    def lowest(kind: str) -> float:
+        part = whole[(whole.kind == kind) & whole.behavior.isin(NOTED)]
+        worst = part.groupby("share").agg(kappa=("kappa", "mean"), cosine=("cosine", "min"))
+        return worst[worst.cosine >= 0.9].kappa.min()
+
+    def cosine(kind: str, name: str, share: float | None, chains: str = "all") -> float:
+        rows = table[(table.kind == kind) & (table.behavior == name) & (table.chains == chains)]
+        rows = rows if share is None else rows[rows.share == share]
+        return float(rows["cosine" if chains == "all" else "others"].iloc[0])
+
+    doubt, test = "uncertainty-estimation", "example-testing"
+    kappa = whole[whole.kind == "classifier"].kappa.mean()
+    for sentence in (
+        f"a kappa of {lowest('random'):.2f} if labels are wrong at random",
+        f"and of {lowest('confused'):.2f} if they are confused",
+        f"a cosine of {cosine('random', test, 0.4):.2f} and confusion "
+        f"{cosine('confused', test, 0.4):.2f}",
+        f"at a kappa of {kappa:.2f}, left `{doubt}` {cosine('classifier', doubt, None):.2f}",
+        f"With {content['few']} chains",
+        f"`{doubt}` kept {cosine('random', doubt, 0.4, '40'):.2f} with them and "
+        f"{cosine('random', doubt, 0.4):.2f} with all {content['chains']}",
+    ):
+        assert sentence in said, sentence

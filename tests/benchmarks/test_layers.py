@@ -1,67 +1,21 @@
-"""`make layers`: a score that agrees with the sweep is told from one that does not."""
+"""`make layers`: what is written, kept, gone on with and made again."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import layers
-import numpy as np
 import pandas as pd
 import pytest
-from layers_report import agreement, markdown
-from scipy.stats import spearmanr
+from layer_agreement import agreement, differences
+from layers_report import markdown
 
 import steerkit as sk
 from steerkit.errors import SteerkitError
 from steerkit.training.tokenizer import build_tokenizer
+from tests.benchmarks.test_layer_agreement import judged_by, shares_around, table
 from tests.tiny import tiny_hf, tiny_traces
-
-NAMES = ("backtracking", "deduction", "uncertainty-estimation")
-
-
-def table() -> pd.DataFrame:
-    rng, rows = np.random.default_rng(0), []
-    for behavior in NAMES:
-        truth = rng.permutation(8) / 10
-        noise = rng.permutation(8) / 10
-        for layer in range(8):
-            for score, value in (
-                ("sweep", truth[layer]),
-                ("gain", 3 * truth[layer] + 0.01 * noise[layer]),
-                ("auroc", noise[layer]),
-                ("gradient", -truth[layer]),
-            ):
-                row = {"behavior": behavior, "layer": layer, "score": score, "value": value}
-                row |= {"low": value - 0.02, "high": value + 0.02, "closed": 1.0, "parsed": 1.0}
-                rows.append({**row, "up": value, "down": 0.0, "base": 0.1})
-    return pd.DataFrame(rows)
-
-
-def test_agreement_is_found_where_it_is_planted() -> None:
-    found = agreement(table()).set_index("score")
-    assert found.correlation["gain"] == pytest.approx(1.0) and found.low["gain"] > 0.9
-    assert found.best_two["gain"] == 3 == found.behaviors["gain"] and found.lost["gain"] == 0.0
-    assert found.correlation["gradient"] == pytest.approx(-1.0)
-    assert found.best_two["gradient"] == 0 and found.lost["gradient"] == 1.0
-    assert abs(found.correlation["auroc"]) < 0.6
-    assert (found.low <= found.correlation + 1e-9).all()
-
-
-def test_layers_that_the_sweep_does_not_tell_apart_share_a_rank() -> None:
-    """Short sweeps on few tasks have many equal shares; their order must not count."""
-    scores = table()
-    sweep = scores.score == "sweep"
-    scores.loc[sweep, "value"] = scores.value.round(0)
-    expected = []
-    for name in NAMES:
-        mine = scores[scores.behavior == name].pivot(index="layer", columns="score", values="value")
-        expected.append(spearmanr(mine["sweep"], mine["gain"]).statistic)
-    found = agreement(scores).set_index("score").correlation["gain"]
-    assert found == pytest.approx(np.mean(expected)) and 0.5 < found < 0.95
-    # a behaviour that the sweep does not move at all says nothing, rather than zero
-    scores.loc[sweep & (scores.behavior == NAMES[0]), "value"] = 0.0
-    found = agreement(scores).set_index("score").correlation["gain"]
-    assert found == pytest.approx(np.mean(expected[1:]))
 
 
 def test_the_page_names_every_score_and_layer() -> None:
@@ -70,12 +24,76 @@ def test_the_page_names_every_score_and_layer() -> None:
         "model": "m",
         "tasks": 9,
         "coefficient": 0.2,
-        "agreement": agreement(scores).to_dict("records"),
+        "intervals": "No intervals: why.",
+        "agreement": agreement(scores),
+        "differences": differences(scores),
         "chosen": {"sweep": {"backtracking": 3}, "gain": {"backtracking": 3}},
     }
     page = markdown(content, scores)
-    assert "| gain | 1.00 (" in page and "3 of 3" in page
+    assert "| gain | 1.00 over 3 | 3 of 3 | 3 of 3 | 0 % |" in page and "No intervals: why." in page
+    assert "| layer number |" in page and "| random layer | - | 0.75 of 3 | 3 of 3 |" in page
+    assert "| gain minus gradient | +2.00 | 3, 0, 0 |" in page
     assert page.count("| backtracking |") == 9
+    assert "(0.0" not in page.split("## The sweep")[1], "9 tasks bear no interval"
+
+
+def test_a_page_is_made_again_from_the_numbers_that_are_kept(tmp_path, capsys) -> None:
+    scores = table()
+    shares = shares_around(scores, 25, shared=0.3, own=0.1)
+    scores = judged_by(scores, shares)
+    scores.to_csv(tmp_path / "layers_m.csv", index=False)
+    facts = {"model": "m", "tasks": 25, "coefficient": 0.2, "annotator": "rules", "tokens": 9}
+    (tmp_path / "layers_m.json").write_text(json.dumps({**facts, "agreement": "of old"}))
+    words = ["--report", "--folder", str(tmp_path)]
+    assert layers.main(words) == 0
+    assert "layers_m.md" in capsys.readouterr().out and (tmp_path / "layers_m.png").is_file()
+    page = (tmp_path / "layers_m.md").read_text()
+    assert "the shares of single tasks were not kept" in page and " over 3 |" in page
+    content = json.loads((tmp_path / "layers_m.json").read_text())
+    assert content["agreement"] == agreement(scores) and content["annotator"] == "rules"
+    # with the shares there are intervals, and what is made twice is the same
+    shares.to_csv(tmp_path / "layers_m_tasks.csv", index=False)
+    assert layers.main(words) == 0
+    page = (tmp_path / "layers_m.md").read_text()
+    assert "| gain | 1.00 (" in page and "resampled together" in page
+    assert layers.main(words) == 0 and (tmp_path / "layers_m.md").read_text() == page
+    # an old result of few tasks says so
+    (tmp_path / "layers_m.json").write_text(json.dumps({**facts, "tasks": 4}))
+    assert layers.main(words) == 0
+    assert "too few tasks, 4 of at least 20" in (tmp_path / "layers_m.md").read_text()
+    with pytest.raises(SteerkitError, match="no results to report"):
+        layers.main(["--report", "--folder", str(tmp_path / "none")])
+
+
+def test_published_pages_are_those_of_the_numbers_kept() -> None:
+    for kept in sorted(layers.RESULTS.glob("layers*.json")):
+        content = json.loads(kept.read_text())
+        scores = pd.read_csv(kept.with_suffix(".csv"))
+        assert kept.with_suffix(".md").read_text() == markdown(content, scores, f"{kept.stem}.png")
+        file = kept.with_name(f"{kept.stem}_tasks.csv")
+        shares = pd.read_csv(file) if file.is_file() else None
+        assert content["differences"] == json.loads(json.dumps(differences(scores, shares)))
+        counted = [r.get("best_two") for r in content["agreement"]]
+        assert counted == [r.get("best_two") for r in agreement(scores, shares)]
+
+
+def test_the_command_says_every_setting() -> None:
+    assert layers.command_of(layers.arguments([]), "m") == "make layers"
+    text = layers.command_of(layers.arguments(["--chains", "48"]), "m")
+    assert text.startswith("python benchmarks/layers.py --count 40") and "--chains 48" in text
+    words = ["--model", "/a/b/m-1b", "--adapter", "a", "--layers", "1,3", "--count", "6"]
+    text = layers.command_of(layers.arguments(words), "m-1b")
+    again = layers.arguments(text.split()[2:])
+    assert again.model == "~/.cache/steerkit/m-1b" and again.adapter == "a"
+    assert list(again.layers) == [1, 3] and "--count 6" in text and "--read 256" in text
+
+
+def test_slopes_are_from_as_many_chains_as_extract_takes() -> None:
+    facts = {"layer_choice": {"score": "gradient", "chains": 17}}
+    vectors = SimpleNamespace(provenance=facts)
+    assert layers.arguments([]).chains is None
+    assert layers.chains_of_slopes(vectors, layers.arguments([])) == 17
+    assert layers.chains_of_slopes(vectors, layers.arguments(["--chains", "48"])) == 48
 
 
 @pytest.fixture
@@ -120,12 +138,19 @@ def test_another_model_is_scored_swept_and_gone_on_with(words, tmp_path, monkeyp
     assert "sweep: 18 chains" in shown.err and "# Do cheap scores tell" in shown.out
     results = tmp_path / "results"
     made = {path.name: path.read_bytes() for path in results.iterdir()}
-    assert set(made) == {f"layers_tiny.{kind}" for kind in ("json", "csv", "md", "png")}
+    kinds = (".json", ".csv", ".md", ".png", "_tasks.csv")
+    assert set(made) == {f"layers_tiny{kind}" for kind in kinds}
     content = json.loads(made["layers_tiny.json"])
     assert content["annotator"].startswith("rules@") and content["tasks"] == 2
     found = pd.read_csv(results / "layers_tiny.csv")
     assert set(found.score) == {"auroc", "gradient", "published", "gain", "effect", "sweep"}
     assert (found.groupby(["score", "behavior"]).layer.apply(list).map(tuple) == (0, 2)).all()
+    # the shares of tasks are those whose mean the sweep's value is
+    shares = pd.read_csv(results / "layers_tiny_tasks.csv").set_index(["behavior", "layer"])
+    swept = found[found.score == "sweep"].set_index(["behavior", "layer"])
+    assert shares.shape == (4, 2)
+    assert shares.mean(axis=1).to_numpy() == pytest.approx(swept.value[shares.index].to_numpy())
+    assert "too few tasks, 2 of at least 20" in made["layers_tiny.md"].decode()
     # what is lost of a state is made again, and only that
     state = tmp_path / "state" / "layers_tiny"
     last = sorted(state.glob("sweep_*.csv"))[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_both_models_are_steered_by_directions_of_the_own_chains(run, folders, t
     assert results["chains"] == "own" and results["extraction"]["chains"] == 12
     page = (tmp_path / "out/real/results/real.md").read_text()
     assert "labelled chains in plain English that come with steerkit" in page
-    assert "*Published*" not in page and "earlier quick run" not in page
+    assert "*Published*" not in page and "reference_steering" not in results
     for part, coefficients in (
         (results, (-0.4, 0.25, 0.5)),
         (results["adapter"], (-0.3, 0.1, 0.2)),
@@ -62,6 +63,7 @@ def test_both_models_are_steered_by_directions_of_the_own_chains(run, folders, t
         assert {row["coefficient"] for row in rows} == {0.0, *coefficients}
         assert len(part["texts"]) == 2 * 10 and len(part["thinking"]["chains"]) == 3
         assert part["thinking"]["shares"]["tasks"] == 3
+        assert set(part["thinking"]["labelled"]) == {"rules", "classifier"}
     assert "With the adapter thinker" in page and "## Does it think?" in page
     plain, thinking = ([row["text"] for row in p["texts"]] for p in (results, results["adapter"]))
     assert plain[:2] != thinking[:2]  # unsteered: two models
@@ -81,15 +83,43 @@ def test_without_an_adapter_the_plain_model_alone_is_shown(run, tmp_path) -> Non
     assert "Does it think?" not in page and "The other contrasts: split-half cosine" in page
 
 
-def test_with_reference_chains_the_two_sets_are_compared(run, reference, monkeypatch, tmp_path):
+def test_with_reference_chains_the_two_sets_are_compared(
+    run, folders, reference, monkeypatch, tmp_path
+):
+    words = ("--adapter", str(folders[1]))
     monkeypatch.setenv("STEERKIT_REFERENCE", str(reference))
-    results, said = run("--adapter", "none")
+    results, said = run(*words)
     assert "parts could not be placed" in said and results["reference"]["chains"] == 12
     found = results["reference"]["directions"]
     assert {"deduction", "uncertainty-estimation"} <= set(found)
     assert all(-1 <= row["cosine"] <= 1 for row in found.values())
     page = (tmp_path / "out/real/results/real.md").read_text()
     assert "## From which chains?" in page and "published: own" not in page
+    assert "## Steering by directions from either chains" in page
+    texts = {}
+    for name, part in (("plain", results), ("adapter", results["adapter"])):
+        other = part["reference_steering"]
+        pairs = list(zip(part["texts"], other["texts"], strict=True))
+        for own, theirs in pairs:
+            keys = ("prompt", "direction", "coefficient")
+            assert [own[key] for key in keys] == [theirs[key] for key in keys]
+            if own["direction"] == "none":
+                assert own["text"] == theirs["text"]
+        # other vectors, other texts somewhere
+        texts[name] = [own["text"] != theirs["text"] for own, theirs in pairs]
+        assert len(other["conditions"]) == len(part["conditions"])
+    assert any(texts["plain"]) and any(texts["adapter"])
+
+    # a state from before this part existed is gone on from: only what is new is made
+    kept = [tmp_path / "out" / name / "texts.jsonl" for name in ("real", "real-adapter")]
+    before = [path.stat().st_mtime_ns for path in kept]
+    for path in kept:
+        shutil.rmtree(path.parent / "reference-steering")
+    again, said = run(*words)
+    assert said.count("steered 2 of 2 prompts") == 2 and "asked" not in said
+    assert "extract:" not in said
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert again["reference_steering"]["texts"] == results["reference_steering"]["texts"]
 
 
 def test_two_sets_of_chains_are_compared_by_behaviour(monkeypatch) -> None:
@@ -135,3 +165,36 @@ def test_a_plain_model_answers_anywhere() -> None:
         trace = sk.Trace(id="t", task_id="t", prompt="How many?", response=text)
         assert real_steering.answered(model, trace, task) is right
     assert not real_steering.answered(model, tiny_trace(["deduction"]), task)
+
+
+def test_chains_with_a_behaviour_are_counted_by_annotator() -> None:
+    doubt, back, plain = (
+        "Hmm, I'm not sure about this.",
+        "Wait, no, that can't be right. Let me try another way.",
+        "So 7 times 12 is 84.",
+    )
+    chains = sk.Traces(
+        sk.Trace(id=str(n), task_id=str(n), prompt=f"How many, {n}?", response=text)
+        for n, text in enumerate(
+            [
+                f"{plain} {doubt}\n</think>\n{back}",  # an answer is no part of it
+                f"{plain} {doubt}",  # a plain model's text counts as a whole
+                f"{plain} {back}\n</think>\n84",
+                plain,
+            ]
+        )
+    )
+    found = real_steering.labelled_shares(chains)
+    assert list(found) == ["rules", "classifier"]
+    rules = found["rules"]
+    assert rules["annotator"].startswith("rules@")
+    assert rules["chains_with"]["uncertainty-estimation"]["value"] == 0.5
+    assert rules["chains_with"]["backtracking"]["value"] == 0.25
+    for part in found.values():
+        assert part["sentences"] >= 7 and part["unparsed"] <= part["sentences"]
+        for share in part["chains_with"].values():
+            assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1
+    # Wilson's interval of 2 of 4, by its formula
+    z, n, p = 1.959964, 4, 0.5
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert rules["chains_with"]["uncertainty-estimation"]["low"] == pytest.approx(0.5 - half)

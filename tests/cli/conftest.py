@@ -36,6 +36,15 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def long_folder(tmp_path_factory) -> Path:
+    """A model that does not come with steerkit, with room for the chains in plain English."""
+    folder = tmp_path_factory.mktemp("models") / "roomy"
+    tiny_hf(max_position_embeddings=2048).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chains(tmp_path_factory) -> Path:
     return write_traces(tiny_traces(40), tmp_path_factory.mktemp("chains") / "chains.jsonl")
 

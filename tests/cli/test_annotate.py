@@ -54,6 +54,43 @@ def test_never_overwrites_what_it_reads(run, written, tmp_path):
     assert (tmp_path / "chains.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message", "option"),
+    [
+        # by the default output
+        (["--fit", "chains.annotated.jsonl"], "chains that the classifier is fitted on", "--out"),
+        (["--fit", "a.jsonl", "labels.jsonl", "--out", "labels.jsonl"], "is fitted on", "--out"),
+        (["--fit", "labels.jsonl", "--save", "./labels.jsonl"], "is fitted on", "--save"),
+        (["--fit", "labels.jsonl", "--save", "chains.jsonl"], "chains that are read", "--save"),
+        (
+            ["--fit", "labels.jsonl", "--save", "new.jsonl", "--out", "new.jsonl"],
+            "the classifier would overwrite",
+            "--save",
+        ),
+        (
+            ["--fit", "labels.jsonl", "--save", "chains.annotated.jsonl"],
+            "the classifier would overwrite",
+            "--save",
+        ),
+        (["--annotator", "own.toml", "--out", "own.toml"], "overwrite the annotator", "--out"),
+        (
+            ["--annotator", "mine.safetensors", "--out", "mine.safetensors"],
+            "overwrite the annotator",
+            "--out",
+        ),
+    ],
+)
+def test_never_overwrites_what_labels(run, written, tmp_path, words, message, option):
+    names = ["a.jsonl", "labels.jsonl", "chains.annotated.jsonl", "own.toml", "mine.safetensors"]
+    for name in names:
+        (tmp_path / name).write_text("kept")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    kind = [] if "--annotator" in words else ["--annotator", "classifier"]
+    result = run("annotate", "chains.jsonl", *kind, *words)
+    assert result.code == 2 and message in result.err and option in result.err, result.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_bad_line_is_named_and_nothing_is_written(run, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "response": "b"}\n{"id": \n')
     result = run("annotate", "bad.jsonl")

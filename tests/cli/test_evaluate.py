@@ -63,6 +63,26 @@ def test_prints_what_the_library_finds(run, words, tmp_path) -> None:
     assert json.loads((tmp_path / "there" / "settings.json").read_text()) == made.settings
 
 
+def test_any_model_is_evaluated_on_the_tasks_in_plain_english(run, long_folder, tmp_path) -> None:
+    """Nothing is named but the model and its vectors: chains, tasks and annotators fit it."""
+    model = ["--model", long_folder, "--vectors", "v.safetensors"]
+    made = run(
+        "extract", *model[:2], "--out", "v.safetensors", "--choose-by", "auroc", "--no-figure"
+    )
+    assert made.code == 0, made.err
+    options = ["--behavior", "backtracking", "--coefficients", -0.2, 0.2, "--headline", -0.2, 0.2]
+    options += ["--count", 2, "--control-tasks", 2, "--random", 1, "--shuffled", 1, "--no-report"]
+    options += ["--max-new-tokens", 4, "--no-prompt", "--no-divergence"]
+    result = run("evaluate", *model, *options)
+    assert result.code == 0, result.err
+    assert "Chains:  reasoning (bundled)" in result.err
+    assert "Tasks:   reasoning (bundled)" in result.err
+    assert "Labels:  classifier@" in result.out and "Labels:  rules@" in result.out
+    known = {t.id: t.prompt for t in sk.read_tasks(sk.data("tasks/reasoning.jsonl"))}
+    used = set(sk.read_evaluation(tmp_path / "out" / "evaluation").generations["task"])
+    assert len(used) == 2 and {split_of(known[name]) for name in used} == {"evaluate"}
+
+
 def test_what_cannot_be_done_is_one_clear_line(run, words, tasks, model_folder, tmp_path) -> None:
     for more, message in (
         (["--annotator", "oracle"], "one of grammar, rules, classifier"),

@@ -35,6 +35,26 @@ def test_writes_vectors_and_figure_and_prints_a_table(run, model_folder, chains,
     assert "Next: steerkit generate 'Use " in result.out
 
 
+def test_any_model_gets_directions_without_chains_of_its_own(run, long_folder, tmp_path):
+    """One command, no annotation: the bundled chains in plain English, by default and by name."""
+    words = ["extract", "--model", long_folder, "--choose-by", "auroc", "--no-figure", "--layers"]
+    words += ["1", "--out", "v.safetensors"]
+    result = run(*words)
+    assert result.code == 0, result.err
+    assert "Chains:  reasoning (bundled)\n" in result.out
+    expected = sk.extract(
+        sk.load(long_folder),
+        sk.read_traces(sk.data("traces/reasoning.jsonl")),
+        choose_by="auroc",
+        layers=[1],
+    )
+    found = (tmp_path / "v.safetensors").read_bytes()
+    assert found == expected.save(tmp_path / "expected.safetensors").read_bytes()
+    named = run(*words, "--traces", "reasoning", "--json")
+    assert named.json["traces"] == ["reasoning"]
+    assert found == (tmp_path / "v.safetensors").read_bytes()
+
+
 def test_is_what_the_library_extracts(run, model_folder, chains, tmp_path):
     words = ["--behavior", "uncertainty", "--contrast", "overall", "--layers", "0,2"]
     words += ["--window", "2,3", "--seed", 7, "--batch-tokens", 300, "--choose-by", "auroc"]
@@ -65,13 +85,14 @@ def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path
         "vectors",
         "figure",
         "model",
+        "traces",
         "contrast",
         "method",
         "counts",
         "behaviors",
     ]
     assert (found["vectors"], found["figure"]) == ("v.safetensors", "v.png")
-    assert found["model"] == model_folder.name
+    assert (found["model"], found["traces"]) == (model_folder.name, [str(chains)])
     splits = {name: len(sk.read_traces(chains).split(name)) for name in found["counts"]["chains"]}
     assert found["counts"]["chains"] == splits and sum(splits.values()) == 40
     facts = sk.read_vectors(tmp_path / "v.safetensors").provenance

@@ -15,6 +15,9 @@ def words(model_folder, chains, vectors):
     return ["layers", "--model", model_folder, "--traces", chains, "--vectors", vectors]
 
 
+GRAMMAR = ["--annotator", "grammar"]
+
+
 def test_stores_the_library_s_choice(run, words, model_folder, chains, vectors, tmp_path) -> None:
     out = tmp_path / "chosen.safetensors"
     result = run(*words, "--no-sweep", "--no-ranges", "--by", "auroc", "--out", out, "--json")
@@ -42,7 +45,7 @@ def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr(causal, "_share", planted)
     out = tmp_path / "chosen.safetensors"
-    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out]
+    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out, *GRAMMAR]
     result = run(*words, *options)
     assert result.code == 0, result.err
     assert "where sweep is largest" in result.out and "Fluent from" in result.out
@@ -58,7 +61,7 @@ def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path, monkeypatch) -> 
 def test_a_sweep_that_raised_nothing_says_so(run, words, vectors, tmp_path) -> None:
     """An untrained model writes no sentence that the grammar knows, pushed or not."""
     out = tmp_path / "chosen.safetensors"
-    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out]
+    options = ["--count", 2, "--max-new-tokens", 6, "--layers", "0,1", "--out", out, *GRAMMAR]
     result = run(*words, *options, "--no-ranges")
     assert result.code == 0, result.err
     assert "raised at no layer by sweep; it keeps layer" in result.out
@@ -103,15 +106,32 @@ def test_the_annotator_can_be_named(run, words, tmp_path, named) -> None:
 
 def test_the_annotator_of_the_chains_labels_again(run, model_folder, chains, tmp_path) -> None:
     """Vectors of chains that the bundled rules labelled are chosen by the bundled rules."""
-    from steerkit.annotation import annotate, read_rules
+    from steerkit.annotation import annotate, read_classifier, read_rules
     from steerkit.cli.layers import _annotator
 
     traces = sk.read_traces(chains)
     assert {t.annotator for t in traces} == {"planted"}
     model = sk.load(model_folder)
     planted = sk.extract(model, traces)
-    assert _annotator(None, planted).name == "grammar"  # "planted" does not come with steerkit
+    # "planted" does not come with steerkit: whoever knows what this model writes
+    assert _annotator(None, planted, "countdown-thinking").name == "grammar"
+    assert _annotator(None, planted, str(model_folder)).name == read_classifier().name
     labelled = annotate(traces, "rules")
     vectors = sk.extract(model, labelled)
-    assert _annotator(None, vectors).name == read_rules().name
-    assert _annotator("grammar", vectors).name == "grammar"
+    for name in ("countdown-thinking", str(model_folder)):
+        assert _annotator(None, vectors, name).name == read_rules().name
+        assert _annotator("grammar", vectors, name).name == "grammar"
+
+
+def test_any_model_has_chains_and_an_annotator(run, long_folder, tmp_path) -> None:
+    """Extracted and chosen without a word about chains: plain English, and who knows it."""
+    from steerkit.annotation import read_classifier
+
+    model = ["--model", long_folder, "--layers", "0,1"]
+    extracted = run("extract", *model, "--choose-by", "auroc", "--no-figure", "--quiet")
+    assert extracted.code == 0, extracted.err
+    options = ["--scores", "auroc", "--no-ranges", "--count", 2, "--max-new-tokens", 4]
+    result = run("layers", *model, *options, "--json", "--quiet")
+    assert result.code == 0, result.err
+    assert result.json["traces"] == ["reasoning"]
+    assert result.json["annotator"] == read_classifier().name

@@ -26,6 +26,14 @@ def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
         assert rows[row.method, row.contrast]["auroc"] == pytest.approx(row.auroc)
     shown = run(*words)
     assert shown.out.count("backtracking") == 5 and "AUROC" in shown.out
+    assert f"Chains:  {chains}" in shown.out
+
+
+def test_any_model_is_compared_on_the_chains_in_plain_english(run, long_folder) -> None:
+    words = ["methods", "--model", long_folder, "--methods", "mean-difference", "--layers", 0]
+    result = run(*words, "--behavior", "backtracking")
+    assert result.code == 0, result.err
+    assert "Chains:  reasoning (bundled)" in result.out
 
 
 def test_unknown_methods_are_one_clear_line(run, model_folder, chains) -> None:

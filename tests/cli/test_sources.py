@@ -5,8 +5,8 @@ import json
 import pytest
 
 import steerkit as sk
-from steerkit.cli.sources import chain_format, read_chains
-from steerkit.errors import TraceError
+from steerkit.cli.sources import chain_file, chain_format, chains_note, fitting, read_chains
+from steerkit.errors import ResourceError, TraceError
 from tests.test_chat_log import USER, answer, completion, talk
 
 SAID = "<think>\nWait, no, that is wrong.\n</think>\n\n7"
@@ -49,6 +49,29 @@ def test_bundled_chains_are_traces():
     for name in ("countdown", "reasoning"):
         assert chain_format(str(sk.data(f"traces/{name}.jsonl"))) == "traces"
     assert chain_format("nowhere.jsonl") == "traces"
+
+
+def test_bundled_chains_have_names_and_fit_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fits = {
+        "countdown-thinking": "countdown",
+        str(sk.data("models/countdown-base")): "countdown",
+        "someone/countdown-base": "reasoning",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": "reasoning",
+        str(tmp_path): "reasoning",
+    }
+    assert {model: fitting(model) for model in fits} == fits
+    assert read_chains(["reasoning"])[0] == sk.read_traces(sk.data("traces/reasoning.jsonl"))
+    assert (
+        chains_note(["mine.jsonl", "reasoning"], "x") == "Chains:  mine.jsonl, reasoning (bundled)"
+    )
+    assert chains_note(None, "countdown-base") == "Chains:  countdown (bundled)"
+    with pytest.raises(ResourceError, match="no such file"):
+        read_chains(["resoning"])
+    # a file of that name comes first
+    (tmp_path / "reasoning").write_text(FILES["traces.jsonl"][1])
+    assert chain_file("reasoning").resolve() == tmp_path / "reasoning"
+    assert [trace.id for trace in read_chains(["reasoning"])[0]] == ["a"]
 
 
 def test_files_of_all_formats_are_read_together(tmp_path):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import steerkit as sk
-from steerkit.errors import EvaluationError
+from steerkit.annotation import read_rules
+from steerkit.errors import AnnotationError, EvaluationError
 from steerkit.evaluation import chain_writing
 from steerkit.evaluation.chain_writing import generate
 from steerkit.evaluation.conditions import condition_name
@@ -115,6 +116,19 @@ def test_nothing_is_written_twice(evaluate, counted, tmp_path) -> None:
     wider = evaluate(control_tasks=3, random=3, coefficients=[-0.3, -0.2, 0.1, 0.2, 0.3])
     assert sum(counted) - written == 2 * 4 + 2 * 3 + 2 * 2 + 4 * 1
     assert texts.items() <= wider.generations.set_index("trace")["text"].to_dict().items()
+
+
+def test_annotators_may_be_files(evaluate, tmp_path) -> None:
+    bundled = sk.data("annotators/rules.toml").read_text()
+    file = tmp_path / "mine.toml"
+    file.write_text(bundled.replace('otherwise = "unparsed"', 'otherwise = "deduction"'))
+    name = read_rules(file).name
+    assert name != read_rules().name
+    for asked in (str(file), file, [file], ["grammar", str(file)]):
+        made = evaluate(annotators=asked)
+        assert made.annotators[-1] == name
+    assert made.annotators == ["grammar", name]
+    assert set(made.generations["annotator"]) == {"grammar", name}
 
 
 def test_changed_settings_begin_anew_and_the_old_chains_are_kept(evaluate, counted) -> None:
@@ -251,13 +265,15 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(
         ({"tasks": None}, "no tasks to evaluate tiny"),
         ({"samples": 0}, "samples is out of range"),
         ({"coefficients": [0.0]}, "no coefficient but 0"),
-        ({"annotators": "oracle"}, "unknown annotator 'oracle'"),
         ({"annotators": []}, "nobody labels"),
         ({"traces": None}, "need the chains"),
         ({"headline": [0.1, 0.2]}, "one below|below zero"),
     ):
         with pytest.raises(EvaluationError, match=message):
             evaluate(**wrong)
+    for nobody in ("oracle", ["grammar", "oracle"]):
+        with pytest.raises(AnnotationError, match="unknown annotator 'oracle'"):
+            evaluate(annotators=nobody)
     assert not (tmp_path / "evaluation" / "traces").exists()
     forced = evaluate(tasks=[*TASKS, *seen], force=True)
     assert forced.settings["forced"] == ["seen"]

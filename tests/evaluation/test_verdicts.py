@@ -36,6 +36,15 @@ def found(generations) -> pd.DataFrame:
     return verdicts(generations, SETTINGS).set_index(KEYS)
 
 
+def test_a_verdict_says_how_its_annotator_stands_to_the_directions(generations, found) -> None:
+    assert found.relation.isna().all(), "the settings do not tell"
+    names = sorted(set(generations["annotator"]))
+    said = {**SETTINGS, "annotators": [{"name": name, "relation": "related"} for name in names]}
+    told = verdicts(generations, said).set_index(KEYS)
+    assert set(told.relation) == {"related"}
+    pd.testing.assert_frame_equal(told.drop(columns="relation"), found.drop(columns="relation"))
+
+
 def test_what_was_planted_holds_and_nothing_else(found) -> None:
     assert found.holds.to_dict() == {
         ("backtracking", "amplify"): True,

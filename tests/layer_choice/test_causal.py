@@ -11,7 +11,7 @@ import steerkit as sk
 from steerkit.annotation import read_rules
 from steerkit.annotation.annotator import Annotator
 from steerkit.errors import AnnotationError
-from steerkit.layer_choice.causal import causal_sweep, shares_by_layer
+from steerkit.layer_choice.causal import causal_sweep, shares_by_layer, shares_by_task
 from steerkit.statistics import mean_interval
 from steerkit.tasks import Task
 from steerkit.traces import Span, Traces
@@ -138,3 +138,8 @@ def test_shares_of_chains_that_are_counted_by_hand() -> None:
     assert (first["closed"], second["closed"]) == (1.0, 0.0)
     assert (second["parsed"], first["base_parsed"], first["base_closed"]) == (0.0, 0.0, 1.0)
     assert first["tasks"] == 2
+    by_task = shares_by_task(pd.DataFrame(rows), chains, ["backtracking"], [0, 1], 0.5)
+    assert by_task.to_dict("records") == [
+        {"behavior": "backtracking", "layer": 0, "t0": 0.5, "t1": 0.0},
+        {"behavior": "backtracking", "layer": 1, "t0": 1.0, "t1": 1.0},
+    ]

@@ -56,6 +56,13 @@ def test_terms_act_where_they_say(model, forced) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_terms_are_those_given_whatever_is_in_force(model, forced) -> None:
+    plain = last_states(model, forced)
+    with model.steer(2.0 * direction(1).at(layer=1)):
+        model.hf(input_ids=forced.ids)  # leaves its edits attached
+        assert torch.equal(last_states(model, forced), plain)
+
+
 def test_halves_are_the_rows_with_their_boundaries(model, forced) -> None:
     first, second = forced.halves()
     assert torch.equal(torch.cat([first.ids, second.ids]), forced.ids)
