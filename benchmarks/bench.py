@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -96,6 +97,21 @@ def what_measures() -> str:
     return digest.hexdigest()
 
 
+def commit() -> str:
+    """The git commit that is checked out, ``+`` after it where files differ; empty without git."""
+    folder = Path(__file__).parent
+    try:
+        found, changed = (
+            subprocess.run(
+                ["git", *words], cwd=folder, check=True, capture_output=True, text=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return f"{found}+" if changed else found
+
+
 def measured(case: Case, context: Context, state: Path, fresh: bool) -> dict[str, Any]:
     """What a case gave: of an earlier run with the same code and setting, or of now."""
     here, code = this_machine(context), what_measures()
@@ -106,10 +122,13 @@ def measured(case: Case, context: Context, state: Path, fresh: bool) -> dict[str
             return found
     started, load = time.perf_counter(), load_at_start()
     print(f"{case.key}: {case.repetitions} repetitions", file=sys.stderr, flush=True)
+    made = question_of(case).measure(case, context)
     result = {
-        **question_of(case).measure(case, context).to_json(),
+        **made.to_json(),
         "mark": digest,
-        "code": code[:12],
+        "code": made.code or code[:12],
+        # what was measured before was not measured by what is checked out now
+        "commit": "" if made.code else commit(),
         "setting": dict(case.setting),
         "machine": here,
         "load_average_at_start": load,

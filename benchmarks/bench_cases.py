@@ -87,6 +87,8 @@ class Measured:
         Contenders that are not there, with the reason.
     notes, versions:
         What should stand beside the figures.
+    code:
+        By which code, where it was measured at another time; empty: by the code that is here.
     """
 
     seconds: dict[str, list[float]]
@@ -94,6 +96,7 @@ class Measured:
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    code: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for the results file."""

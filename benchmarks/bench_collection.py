@@ -4,13 +4,19 @@ The paper's way (arXiv 2506.18167): one chain at a time through the whole model 
 ``output_hidden_states=True``, then the mean of every span at every layer. steerkit's: `collect`,
 in batches packed by length, with all that extraction needs besides (replicates, halves, shuffles,
 norms). Both start from the same annotated chains and align them to tokens themselves. `middle`
-reads layers up to the middle only; the paper's way still runs the whole model.
+reads layers up to the middle only (0 to n // 2, more than half of a shallow model); the paper's
+way still runs the whole model.
+
+The targets were set for 100 real chains, uncut: those of the folder that STEERKIT_REFERENCE
+names, or else the bundled ones in plain English. The other rows read the bundled model's own
+chains, or the beginnings of a few real ones.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,7 @@ from bench_contenders import twin
 from bench_contest import subject_of
 from bench_repetitions import interleave, settler, timed
 from bench_subjects import BUNDLED, QWEN, SMOLLM2, THINK, folder_of
+from reference import CHAINS, head
 
 import steerkit as sk
 from steerkit.positions import Window
@@ -27,15 +34,16 @@ from steerkit.positions import Window
 NAME = "collection"
 TITLE = "Collection over real chains against the paper's way"
 TARGETS = {"all layers": 0.85, "up to the middle": 0.5}
-ANNOTATED = "r1_distill_qwen_1.5b_annotated.json"
+WHOLE = 100
 SETTINGS: dict[str, dict[str, int]] = {
     BUNDLED.name: {"chains": 200},
-    SMOLLM2.name: {"chains": 24, "tokens": 400},
+    SMOLLM2.name: {"chains": WHOLE},
     QWEN.name: {"chains": 16, "tokens": 400},
 }
-"""Chains, and tokens read of each, on a CPU; a GPU reads four times as many chains."""
+"""Chains, and tokens read of each (all, where none are named), on a CPU. A GPU reads four times as
+many, but never more than there are real ones."""
 QUICK = {"chains": 6}
-FEWER = {QWEN.name: 5}
+FEWER = {SMOLLM2.name: 5, QWEN.name: 5}
 
 
 @dataclass
@@ -58,15 +66,18 @@ def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
     """Every layer and up to the middle; quickly, on the bundled model alone."""
     found = []
     for subject in (BUNDLED,) if quick else (BUNDLED, SMOLLM2, QWEN):
-        setting = dict(QUICK if quick else SETTINGS[subject.name])
+        setting: dict[str, Any] = dict(QUICK if quick else SETTINGS[subject.name])
         if device != "cpu" and not quick:
             setting["chains"] *= 4
+        if subject is not BUNDLED:
+            setting["chains"] = min(setting["chains"], WHOLE)
+            setting["from"] = "bundled" if reference_chains() is None else "reference"
         fewer = FEWER.get(subject.name, repetitions) if device == "cpu" else repetitions
         found += [
             Case(
                 NAME,
                 subject.name,
-                variant,
+                f"{variant}, {described(setting)}",
                 device,
                 (Aim("steerkit collect", ("paper's way",), target, agrees="means"),),
                 min(repetitions, fewer),
@@ -77,21 +88,37 @@ def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
     return found
 
 
-def chains_of(case: Case, tokenizer: Any) -> sk.Traces:
-    """The chains of a case; real ones come from the folder that STEERKIT_REFERENCE names."""
-    setting = case.setting
-    if case.model == BUNDLED.name:
-        return sk.read_traces(sk.data("traces/countdown.jsonl"))[: setting["chains"]]
-    named = os.environ.get("STEERKIT_REFERENCE")
-    if not named or not (Path(named) / ANNOTATED).is_file():
-        state = f"holds no {ANNOTATED}" if named else "is not set"
-        raise Unavailable(f"real chains are not at hand: STEERKIT_REFERENCE {state}")
-    from real import head
+def described(setting: Mapping[str, Any]) -> str:
+    """Which chains a row reads, as its title says it."""
+    cut = f"cut at {setting['tokens']} tokens" if "tokens" in setting else "uncut"
+    if "from" not in setting:
+        return f"{setting['chains']} bundled chains"
+    return f"{setting['chains']} real chains {cut}"
 
-    traces, _ = sk.read_tagged(Path(named) / ANNOTATED)
-    return sk.Traces(
-        head(trace, tokenizer, setting["tokens"]) for trace in traces[: setting["chains"]]
-    )
+
+def reference_chains() -> Path | None:
+    """The annotated chains of the folder that STEERKIT_REFERENCE names, if they are there."""
+    named = os.environ.get("STEERKIT_REFERENCE")
+    file = Path(named) / CHAINS if named else None
+    return file if file is not None and file.is_file() else None
+
+
+def chains_of(case: Case, model: sk.ThinkingModel) -> sk.Traces:
+    """The chains of a case; :class:`Unavailable` where real ones have gone since it was made."""
+    setting = case.setting
+    if "from" not in setting:
+        return sk.read_traces(sk.data("traces/countdown.jsonl"))[: setting["chains"]]
+    if setting["from"] == "bundled":
+        traces = sk.read_traces(sk.data("traces/reasoning.jsonl"))
+    else:
+        file = reference_chains()
+        if file is None:
+            raise Unavailable("the chains of STEERKIT_REFERENCE are not there any more")
+        traces, _ = sk.read_tagged(file)
+    chosen = traces[: setting["chains"]]
+    if "tokens" not in setting:
+        return chosen
+    return sk.Traces(head(trace, model, setting["tokens"]) for trace in chosen)
 
 
 def one_by_one(model: sk.ThinkingModel, hf: Any, chains: sk.Traces, layers: list[int]) -> SpanSums:
@@ -154,11 +181,12 @@ def measure(case: Case, context: Context) -> Measured:
     folder = folder_of(subject.name, context)
     torch.set_num_threads(context.threads)
     model = sk.load(str(folder), think=THINK, dtype=subject.dtype, device=context.device)
-    chains = chains_of(case, model.tokenizer)
+    chains = chains_of(case, model)
     model.residual.detach()
     hf = twin(model.hf)
     model.residual.attach()
-    last = model.n_layers - 1 if case.variant == "all layers" else model.n_layers // 2
+    whole = case.variant.startswith("all layers")
+    last = model.n_layers - 1 if whole else model.n_layers // 2
     layers = list(range(last + 1))
     found = agreement(
         packed(model, chains, layers), one_by_one(model, hf, chains, layers), model.n_layers, layers
@@ -174,7 +202,8 @@ def measure(case: Case, context: Context) -> Measured:
         lambda line: print(f"{case.key} {line}", file=sys.stderr, flush=True),
     )
     lengths = [len(model.align(trace).ids) for trace in chains]
-    note = f"{len(chains)} chains, {sum(lengths)} tokens, {min(lengths)} to {max(lengths)} each"
+    source = f"{len(chains)} chains ({case.setting.get('from', 'bundled')})"
+    note = f"{source}, {sum(lengths)} tokens, {min(lengths)} to {max(lengths)} each"
     return Measured(
         seconds, {"means": found}, notes=[f"{note}; layers 0 to {last} of {model.n_layers}"]
     )

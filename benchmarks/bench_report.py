@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from bench_repetitions import verdict
 from matplotlib.figure import Figure
 
 COLORS = {"met": "#0072B2", "missed": "#D55E00"}
+NOTES = Path(__file__).parent / "bench_notes.toml"
 HEADER = (
     "| model | setting | figure | median | quartiles | target | verdict | runs |",
     "|---|---|---|---|---|---|---|---|",
@@ -21,6 +25,19 @@ def _number(value: float | None, unit: str = "ratio") -> str:
         return ""
     text = f"{value:.3g}" if value >= 10 or value < 0.1 else f"{value:.2f}"
     return f"{text} s" if unit == "s" else text
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    """A figure; with as many digits as it takes to see on which side of its target it lies."""
+    text = _number(row["value"], row["unit"])
+    if row["verdict"] not in COLORS:
+        return text
+    for digits in range(3, 7):
+        shown = float(text.removesuffix(" s"))
+        if verdict(shown, row["target"], row["at_least"]) == row["verdict"]:
+            break
+        text = f"{row['value']:.{digits}f}" + (" s" if row["unit"] == "s" else "")
+    return text
 
 
 def _target(row: Mapping[str, Any]) -> str:
@@ -35,16 +52,16 @@ def _where(row: Mapping[str, Any]) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    quartiles, verdict = "", row["verdict"]
+    quartiles, judged = "", row["verdict"]
     if row["repetitions"] > 1:
         quartiles = f"{_number(row['low'])} to {_number(row['high'])}"
-    if verdict in COLORS and not row["clear"]:
-        verdict = f"{verdict}, within the spread"
+    if judged in COLORS and not row["clear"]:
+        judged = f"{judged}, within the spread"
     name = row["figure"]
     if "fastest peer" in name and row["against"]:
         name = f"{name} ({row['against']})"
-    cells = [row["model"] or "-", _where(row), name, _number(row["value"], row["unit"])]
-    cells += [quartiles, _target(row), "" if verdict == "context" else verdict]
+    cells = [row["model"] or "-", _where(row), name, _value(row)]
+    cells += [quartiles, _target(row), "" if judged == "context" else judged]
     cells += [str(row["repetitions"] or "")]
     return f"| {' | '.join(cells)} |"
 
@@ -60,12 +77,32 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(aimed)} figures with a target: {said}."
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The results as a page, question by question."""
+def read_notes(path: Path = NOTES) -> dict[str, dict[str, str]]:
+    """Why targets are missed and what was tried, by case."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def missed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for every figure that missed its target."""
+    lines = []
+    for row in rows:
+        if row["verdict"] == "missed":
+            within = "" if row["clear"] else ", within the spread"
+            what = ", ".join(part for part in (row["model"], _where(row), row["figure"]) if part)
+            lines.append(f"- missed{within}: {what}: {_value(row)}, {_target(row)}")
+    return lines
+
+
+def markdown(
+    content: Mapping[str, Any], notes: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """The results as a page, question by question; ``notes`` are those of the file beside this."""
     rows, cases = content["rows"], content["cases"]
+    notes = read_notes() if notes is None else notes
     lines = [
         verdicts(rows),
         "",
+        *([*missed(rows), ""] if missed(rows) else []),
         "Every figure is the median over rounds in which all contenders ran in turns, a ratio "
         "taken within its round; quartiles beside it. A target that lies between the quartiles "
         "is met or missed *within the spread*.",
@@ -80,11 +117,27 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += ["", f"## {title}", ""]
         if there:
             lines += [*HEADER, *(_line(row) for row in there), ""]
+        lines += _why_missed(there, notes)
         lines += _beside(list(dict.fromkeys(row["case"] for row in there)), cases)
         lines += _absent([row for row in own if row["verdict"] == "not measured"])
         lines += _without(there)
     lines += ["", "## Machines", "", *_machines(cases)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _why_missed(
+    rows: Sequence[Mapping[str, Any]], notes: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Of every missed row the reason, and what was tried."""
+    lines = []
+    for row in rows:
+        if row["verdict"] == "missed":
+            said = notes.get(row["case"], {})
+            reason, tried = said.get("reason", "not known yet"), said.get("tried", "nothing yet")
+            lines.append(
+                f"- `{row['case']}`, {row['figure']}, missed. Why: {reason}. Tried: {tried}."
+            )
+    return lines
 
 
 def _beside(keys: Sequence[str], cases: Mapping[str, Any]) -> list[str]:
@@ -129,7 +182,9 @@ def _machines(cases: Mapping[str, Any]) -> list[str]:
     for key, found in cases.items():
         here = found["machine"]
         shown = ", ".join(f"{name} {value}" for name, value in here.items())
-        seen.setdefault(f"code {found['code']}: {shown}", []).append(key)
+        at = f", commit {found['commit'][:12]}" if found.get("commit") else ""
+        at += "+" if found.get("commit", "").endswith("+") else ""
+        seen.setdefault(f"code {found['code']}{at}: {shown}", []).append(key)
     lines = [f"- {where} ({len(keys)} cases)" for where, keys in seen.items()]
     peers: dict[str, None] = {}
     for found in cases.values():
@@ -166,7 +221,7 @@ def draw(content: Mapping[str, Any]) -> Figure:
         value, color = share_of_target(row), COLORS[row["verdict"]]
         axis.plot(ends, [place, place], color=color, linewidth=1.6, solid_capstyle="butt")
         axis.plot([value], [place], marker="o", color=color, markersize=5)
-        text = f"{_number(row['value'], row['unit'])} ({_target(row)})"
+        text = f"{_value(row)} ({_target(row)})"
         axis.annotate(
             text,
             (max(*ends, value), place),

@@ -3,7 +3,8 @@
 ``steerkit.sampling.choose`` on 16 rows of 151,936 logits, against one decode step of the shape
 of Qwen2.5-1.5B in bfloat16 (random weights: right for speed), its cache 256 positions long. The
 logits are planted: peaked as a language model's are, so that 0.95 of the probability lies on 1
-to about 100 tokens; flat ones, whose rows are sorted as a whole, stand beside them as the worst.
+to about 110 tokens at temperature 0.6; flat ones, whose rows are sorted as a whole, stand beside
+them as the worst.
 """
 
 from __future__ import annotations
@@ -21,18 +22,29 @@ TITLE = "Noise and filters as a share of a decode step"
 TARGET = 0.03
 MODEL = "Qwen2.5-1.5B shape, random weights"
 STEP = "decode step"
-FIGURES = ("noise at T 1", "top-p 0.95 at T 0.6", "top-p 0.95 at T 0.6, flat logits")
+FIGURES = (
+    "noise at T 1",
+    "top-p 0.95 at T 0.6",
+    "top-p 0.95 at T 0.6, flat logits",
+    "top-k 50 at T 1",
+    "min-p 0.05 at T 1",
+)
+STEEPNESS = (0.94, 4.0)
+"""Of the flattest and the steepest row of :func:`peaked`."""
 
 
 def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
     """One case; quickly, two layers and a small vocabulary."""
     full = {"layers": 28, "vocabulary": 151_936, "rows": 16, "cached": 256, "steps": 5}
     small = {"layers": 2, "vocabulary": 5_000, "rows": 4, "cached": 16, "steps": 2}
-    setting = small if quick else full
+    setting = {**(small if quick else full), "steepness": list(STEEPNESS)}
     aims = (
         Aim(FIGURES[0], (STEP,), TARGET),
         Aim(FIGURES[1], (STEP,), TARGET),
         Aim(FIGURES[2], (STEP,)),
+        Aim(FIGURES[3], (STEP,), TARGET),
+        Aim(FIGURES[4], (STEP,), TARGET),
+        Aim(STEP),
     )
     variant = f"batch {setting['rows']}"
     return [Case(NAME, MODEL, variant, device, aims, repetitions, setting)]
@@ -41,14 +53,14 @@ def cases(device: str, quick: bool, repetitions: int) -> list[Case]:
 def peaked(rows: int, vocabulary: int, device: str = "cpu") -> Any:
     """Logits of falling ranks, steeper from row to row, tokens in random order.
 
-    The logit of rank r is -a log r with a from 1.4 to 4: at temperature 0.6 the nucleus of 0.95
-    holds about 120 tokens in the flattest row and one in the steepest.
+    The logit of rank r is -a log r with a from 0.94 to 4: at temperature 0.6 and 151,936 tokens
+    the nucleus of 0.95 holds about 110 tokens in the flattest row and one in the steepest.
     """
     import torch
 
     generator = torch.Generator().manual_seed(0)
     ranks = torch.arange(1, vocabulary + 1, dtype=torch.float32).log()
-    steep = torch.linspace(1.4, 4.0, rows)
+    steep = torch.linspace(*STEEPNESS, rows)
     order = torch.stack([torch.randperm(vocabulary, generator=generator) for _ in range(rows)])
     return (-steep[:, None] * ranks).gather(1, order).to(device)
 
@@ -109,6 +121,8 @@ def measure(case: Case, context: Context) -> Measured:
         FIGURES[0]: (Sampling(1.0), logits["peaked"]),
         FIGURES[1]: (nucleus, logits["peaked"]),
         FIGURES[2]: (nucleus, logits["flat"]),
+        FIGURES[3]: (Sampling(1.0, top_k=50), logits["peaked"]),
+        FIGURES[4]: (Sampling(1.0, min_p=0.05), logits["peaked"]),
     }
     step, settle = decode_step(case, device), settler(device)
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,8 @@ def main() -> int:
         )
         runs.append(json.loads(child.stdout.splitlines()[-1]))
         print(runs[-1])
+    from real_measures import code_digest
+
     growth = runs[-1]["peak_mib"] / runs[0]["peak_mib"] - 1
     result = {
         "what": "peak resident memory of collection at every layer, one process each",
@@ -143,6 +146,8 @@ def main() -> int:
         "growth": round(growth, 4),
         "within": TOLERANCE,
         "holds": abs(growth) <= TOLERANCE,
+        "code": code_digest()[:12],
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),

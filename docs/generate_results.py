@@ -142,11 +142,14 @@ def _bench(results: Path) -> str | None:
     text = _text(results / "bench.md")
     if text is None:
         return None
+    # how many, and which were missed; the tables stay in bench.md
+    head = text.split("\n\nEvery figure", 1)[0].strip()
     return (
-        f"{text.splitlines()[0]}\n\n"
+        f"{head}\n\n"
         "![Every measured figure over its target, with quartiles.]"
         "(benchmarks/results/bench.png)\n\n"
-        "What was run against what, on which machine, and what was not measured: "
+        "What was run against what, on which machine, why targets were missed, and what was not "
+        "measured: "
         "[benchmarks/results/bench.md](benchmarks/results/bench.md)."
     )
 

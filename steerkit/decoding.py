@@ -17,6 +17,7 @@ from torch import Tensor
 
 from steerkit.cache import growing_cache, join_caches, joinable
 from steerkit.errors import GenerationError
+from steerkit.memory import MEMORY_ERRORS, out_of_memory
 from steerkit.models import ThinkingModel
 from steerkit.output_head import packed_head
 from steerkit.places import Positions
@@ -24,7 +25,6 @@ from steerkit.positions import PAD, PROMPT
 from steerkit.response import Response
 from steerkit.sampling import row_key
 from steerkit.steering import RowSteering
-from steerkit.streaming import out_of_memory
 from steerkit.tasks import Task
 from steerkit.terms import Terms
 
@@ -274,7 +274,7 @@ class Decoder:
             try:
                 self._step()
                 break
-            except (torch.OutOfMemoryError, RuntimeError) as problem:
+            except MEMORY_ERRORS as problem:
                 if not out_of_memory(problem):
                     raise
                 self._halve(problem)

@@ -14,6 +14,7 @@ from torch import nn
 
 from steerkit.adapters import Adapter, import_peft, merge_adapter
 from steerkit.errors import ModelError
+from steerkit.memory import out_of_memory
 from steerkit.models import ThinkingModel
 from steerkit.number_formats import DTYPES, in_quick_format
 from steerkit.resources import bundled_adapters, bundled_models
@@ -223,7 +224,9 @@ def _read_model(
     if device_map is not None:
         return hf
     try:
-        if wanted == "auto" and target.type == "cpu" and hf.dtype == torch.bfloat16:
+        # transformers refuses to cast a quantised model, whose other weights are bfloat16
+        castable = not getattr(hf, "is_quantized", False)
+        if wanted == "auto" and castable and target.type == "cpu" and hf.dtype == torch.bfloat16:
             hf = in_quick_format(hf)
         return hf.to(target)
     except (RuntimeError, AssertionError, ImportError, MemoryError) as problem:
@@ -266,20 +269,15 @@ def _pickled(place: str, found: str) -> ModelError:
     )
 
 
-def _memory_ran_out(problem: BaseException) -> bool:
-    texts = ("out of memory", "can't allocate memory")
-    return isinstance(problem, MemoryError) or any(text in str(problem) for text in texts)
-
-
 def _of_the_device(problem: BaseException) -> bool:
     """Whether loading failed because of where the weights should go, not of what they are."""
     absent = isinstance(problem, AssertionError) or "device" in _first_line(problem)
-    return absent or _memory_ran_out(problem)
+    return absent or out_of_memory(problem)
 
 
 def _cannot_move(place: str, target: str, problem: BaseException) -> ModelError:
     room = "name a dtype of half the size, spread the model with device_map, or use --device cpu"
-    short = _memory_ran_out(problem)
+    short = out_of_memory(problem)
     return ModelError(
         f"no memory left for {place!r} on {target}" if short else f"cannot use {target} here",
         found=_first_line(problem),

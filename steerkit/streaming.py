@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerkit.alignment import AlignedTrace
 from steerkit.errors import ExtractionError
+from steerkit.memory import MEMORY_ERRORS, out_of_memory
 from steerkit.models import ThinkingModel
 from steerkit.residual import StopForward
 from steerkit.traces import Trace
@@ -174,7 +175,7 @@ def _forward(
         running[:] = [start(batch, width)]
         with suppress(StopForward):
             model.residual(input_ids=ids.to(model.device), use_cache=False)
-    except (torch.OutOfMemoryError, RuntimeError) as problem:
+    except MEMORY_ERRORS as problem:
         if not out_of_memory(problem):
             raise
         if len(batch) == 1:
@@ -191,14 +192,11 @@ def _forward(
     return True
 
 
-def out_of_memory(problem: RuntimeError) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
-
-
 def halves(batch: list[Any]) -> list[list[Any]]:
     """What did not fit in memory, in two; a GPU's unused memory is given back first."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     half = len(batch) // 2
     return [batch[:half], batch[half:]]

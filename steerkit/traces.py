@@ -173,8 +173,11 @@ class Traces(Sequence[Trace]):
                 found=type(strange[0]).__name__,
             )
         self._traces = listed
-        self.interrupted = False
-        """Whether these are the chains that were finished when generation was interrupted."""
+        self.interrupted: bool = isinstance(traces, Traces) and traces.interrupted
+        """Whether these are the chains that were finished when generation was interrupted.
+
+        What is made of them says so too: slices, sums with others, splits, and their annotation.
+        A file of traces does not (:func:`write_traces`)."""
 
     @overload
     def __getitem__(self, index: int) -> Trace: ...
@@ -182,7 +185,7 @@ class Traces(Sequence[Trace]):
     def __getitem__(self, index: slice) -> Traces: ...
     def __getitem__(self, index: int | slice) -> Trace | Traces:
         chosen = self._traces[index]
-        return Traces(chosen) if isinstance(chosen, tuple) else chosen
+        return self.derived(chosen) if isinstance(chosen, tuple) else chosen
 
     def __len__(self) -> int:
         return len(self._traces)
@@ -191,7 +194,9 @@ class Traces(Sequence[Trace]):
         return iter(self._traces)
 
     def __add__(self, other: Traces) -> Traces:
-        return Traces((*self, *other))
+        both = self.derived((*self, *other))
+        both.interrupted |= Traces(other).interrupted
+        return both
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Traces) and self._traces == other._traces
@@ -228,7 +233,13 @@ class Traces(Sequence[Trace]):
         """The traces whose task belongs to *extract*, *select* or *evaluate*."""
         if name not in SPLITS:
             raise TraceError(f"unknown set {name!r}", expected="one of " + ", ".join(SPLITS))
-        return Traces(trace for trace in self if trace.split == name)
+        return self.derived(trace for trace in self if trace.split == name)
+
+    def derived(self, traces: Iterable[Trace]) -> Traces:
+        """What was made of these traces; ``interrupted`` where these are."""
+        made = Traces(traces)
+        made.interrupted = self.interrupted
+        return made
 
     def counts(self) -> dict[str, int]:
         """Number of spans by label, ``unparsed`` included."""
@@ -263,7 +274,8 @@ class Traces(Sequence[Trace]):
     def __repr__(self) -> str:
         tasks = len({trace.task_id for trace in self})
         spans = sum(len(trace.spans) for trace in self)
-        return f"Traces({len(self)} chains of {tasks} tasks, {spans} spans)"
+        cut = ", interrupted" if self.interrupted else ""
+        return f"Traces({len(self)} chains of {tasks} tasks, {spans} spans{cut})"
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>" + (self.to_frame().head(20).to_html() or "")
@@ -376,6 +388,10 @@ def read_traces(*paths: str | Path) -> Traces:
 
 
 def write_traces(traces: Iterable[Trace], path: str | Path) -> Path:
-    """Write a traces file atomically; the same traces give the same bytes."""
+    """Write a traces file atomically; the same traces give the same bytes.
+
+    The file holds the chains and nothing about them together: that others are missing because
+    generation was interrupted (``traces.interrupted``) is not kept in it. Look before you write.
+    """
     lines = (json.dumps(trace.to_json(), ensure_ascii=False) + "\n" for trace in traces)
     return write_text_atomic(path, "".join(lines))

@@ -15,6 +15,7 @@ from steerkit import decoding
 from steerkit.decoding import Batch, Decoder
 from steerkit.errors import GenerationError
 from steerkit.models import ThinkingModel
+from steerkit.sampling import Noise
 from steerkit.traces import Traces
 from steerkit.writing import Writing
 from tests.test_steering import direction
@@ -316,6 +317,23 @@ def test_memory_that_runs_out_at_any_call_changes_nothing(
     assert hooks(model) == before
 
 
+def test_memory_that_runs_out_while_tokens_are_chosen_halves_the_batch(short, monkeypatch) -> None:
+    """The noise is numpy's, which raises an error of its own kind; no row is written twice."""
+    model, expected = short
+    winners, calls, failed = Noise.winners, list[int](), list[int]()
+
+    def small(self: Noise, scaled: Any, keys: Any, steps: Any) -> Any:
+        calls.append(len(keys))
+        if len(calls) > 2 and len(keys) > 4:
+            failed.append(len(keys))
+            raise MemoryError("Unable to allocate 4.64 MiB for an array")
+        return winners(self, scaled, keys, steps)
+
+    monkeypatch.setattr(Noise, "winners", small)
+    found = model.generate(PROMPTS, steer=steer(), batch_size=16, **SHORT)
+    assert len(failed) >= 2 and max(calls[-3:]) <= 4 and found == expected
+
+
 def test_memory_that_keeps_running_out_halves_again(short, monkeypatch) -> None:
     model, expected = short
     monkeypatch.setattr(decoding, "_OVERHEAD", CHEAP)
@@ -337,7 +355,13 @@ def test_memory_that_keeps_running_out_halves_again(short, monkeypatch) -> None:
 @pytest.mark.parametrize("calls", [0, 3])
 @pytest.mark.parametrize(
     "problem",
-    [torch.OutOfMemoryError("planted"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("planted"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
 )
 def test_one_row_that_does_not_fit_alone_is_an_error(short, calls, problem) -> None:
     model, _ = short

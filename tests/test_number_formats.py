@@ -47,6 +47,25 @@ def test_auto_is_what_the_processor_is_quick_in(
     assert sk.load(folder, device="cpu", dtype="bf16").dtype == torch.bfloat16
 
 
+def test_a_quantised_model_is_not_cast(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers raises ``ValueError`` where one is; a mark on a plain model stands for it."""
+    from transformers import AutoModelForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained
+
+    def quantised(*words: object, **options: object) -> torch.nn.Module:
+        hf = read(*words, **options)
+        hf.is_quantized = True
+        hf.quantization_method = "stub"
+        return hf
+
+    monkeypatch.setattr(number_formats, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", quantised)
+    with pytest.raises(ValueError, match="not supported for"):
+        quantised(folder).float()  # what the loader must not do
+    assert sk.load(folder, device="cpu").dtype == torch.bfloat16
+
+
 def test_without_room_the_model_stays_as_it_is_and_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

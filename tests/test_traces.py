@@ -355,6 +355,20 @@ def test_traces_slice_count_and_add():
     assert repr(TRACES) == "Traces(3 chains of 2 tasks, 4 spans)"
 
 
+def test_what_is_made_of_interrupted_traces_says_so():
+    whole = Traces(Trace(id=f"c{n}", task_id=f"t{n}", response="3 + 8 = 11.") for n in range(40))
+    part = Traces(whole[:20])
+    part.interrupted = True
+    assert part[2:5].interrupted and part[:0].interrupted and Traces(part).interrupted
+    assert (part + whole).interrupted and (whole + part).interrupted
+    assert any(len(part.split(name)) for name in ("extract", "select", "evaluate"))
+    assert all(part.split(name).interrupted for name in ("extract", "select", "evaluate"))
+    assert "interrupted" in repr(part)
+    # and what is not stays so
+    assert not (whole + whole).interrupted and not whole[2:5].interrupted
+    assert "interrupted" not in repr(whole)
+
+
 def test_splits_part_the_traces_by_task():
     traces = Traces(Trace(str(i), f"task {i // 2}", "x") for i in range(60))
     parts = [traces.split(name) for name in ("extract", "select", "evaluate")]

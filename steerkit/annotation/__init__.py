@@ -136,7 +136,7 @@ def annotate(
             expected=f"{len(listed)} lists of spans",
             found=len(labelled),
         )
-    return Traces(labelled)
+    return listed.derived(labelled)
 
 
 Annotate = str | Path | Annotator | Callable[[Traces], Traces]

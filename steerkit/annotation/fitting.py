@@ -233,7 +233,7 @@ def cross_annotate(
         made |= {t.id: t.with_spans(s, name) for t, s in zip(held, spans, strict=True)}
         if progress is not None:
             progress(fold + 1, folds)
-    return Traces(made[trace.id] for trace in listed)
+    return listed.derived(made[trace.id] for trace in listed)
 
 
 def assigned_folds(keys: Iterable[str], folds: int) -> dict[str, int]:

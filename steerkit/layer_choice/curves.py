@@ -16,9 +16,9 @@ from steerkit.errors import ExtractionError
 from steerkit.layer_choice.forcing import Forced, forced_batches
 from steerkit.layer_choice.openers import opener_slopes
 from steerkit.layer_choice.steps import step_effects
+from steerkit.memory import MEMORY_ERRORS, out_of_memory
 from steerkit.models import ThinkingModel
 from steerkit.statistics import resampled_counts
-from steerkit.streaming import out_of_memory
 from steerkit.traces import Trace
 
 SLOPES = ("gradient", "published")
@@ -91,7 +91,7 @@ def forced_curves(
             parts = _read(
                 model, forced, directions, layers, sloped, stepped, scores, coefficient, told
             )
-        except (torch.OutOfMemoryError, RuntimeError) as problem:
+        except MEMORY_ERRORS as problem:
             if not out_of_memory(problem):
                 raise
             if len(forced.ids) == 1:

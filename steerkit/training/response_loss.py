@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.errors import TrainingError
+from steerkit.memory import MEMORY_ERRORS, out_of_memory
 from steerkit.models import ThinkingModel
-from steerkit.streaming import out_of_memory
 from steerkit.training.batches import IGNORED, Example, collate
 from steerkit.training.chat_examples import micro_batches
 
@@ -28,7 +28,7 @@ def backward(model: ThinkingModel, examples: Sequence[Example], batch_tokens: in
         try:
             loss = summed_loss(model, part)
             (loss / total).backward()
-        except RuntimeError as problem:
+        except MEMORY_ERRORS as problem:
             if not out_of_memory(problem):
                 raise
             width = max(len(ids) for ids, _ in part)

@@ -100,6 +100,14 @@ def test_anything_with_a_name_and_spans_is_one() -> None:
     assert CHAIN.spans == (Span(7, 16, "deduction"),)  # the chain itself is left as it is
 
 
+def test_labelled_chains_of_an_interrupted_generation_say_so() -> None:
+    traces = Traces([CHAIN])
+    assert not sk.annotate(traces, "rules").interrupted
+    traces.interrupted = True
+    assert sk.annotate(traces, "rules").interrupted
+    assert sk.annotate(traces[:1], Everything()).interrupted
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_none_is_refused() -> None:
     for wrong in (3, object(), len):

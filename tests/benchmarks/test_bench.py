@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import bench
+import bench_collection
+import bench_memory
+import bench_sampling
 import pytest
 from bench_cases import Aim, Case, Unavailable, mark, rows
 from bench_contenders import set_rotary_base
 from bench_processes import Process
 from bench_repetitions import alike, fastest, interleave, ratio, spread, verdict
-from bench_report import draw, markdown
+from bench_report import draw, markdown, read_notes
 from bench_worker import serve
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from reference import CHAINS
 
 CASE = Case(
     "peers",
@@ -128,6 +134,86 @@ def test_the_page_shows_every_figure_and_the_figure_draws() -> None:
     assert isinstance(draw(content()), Figure)
     slow = markdown(content(seconds={**SECONDS, "ours": [3 * s for s in SECONDS["ours"]]}))
     assert "missed" in slow and "missed" not in page.split("## ")[-1].split("verdict")[0]
+
+
+def test_every_missed_row_says_why_and_what_was_tried() -> None:
+    slow = content(seconds={**SECONDS, "ours": [3 * s for s in SECONDS["ours"]]})
+    said = {CASE.key: {"reason": "it is slow", "tried": "being quick"}}
+    page = markdown(slow, said)
+    assert (
+        f"`{CASE.key}`, ours / fastest peer, missed. Why: it is slow. Tried: being quick." in page
+    )
+    assert "Why: not known yet. Tried: nothing yet." in markdown(slow, {})
+    head = page.split("\n\nEvery figure")[0]
+    assert "- missed: some model, batch 1, ours / fastest peer: 3.00, at most 1.03" in head
+    assert "Why" not in markdown(content(), said) and "- missed" not in markdown(content(), said)
+
+
+def test_notes_are_of_cases_that_exist() -> None:
+    keys = {case.key for case in bench.planned(bench.DEVICES, False, 9)}
+    notes = read_notes()
+    assert notes and set(notes) <= keys
+    assert all(set(note) == {"reason", "tried"} for note in notes.values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.8024, "0.802"), (0.80004, "0.80004"), (0.79, "0.79"), (0.8, "0.80")]
+)
+def test_a_figure_near_its_target_is_shown_on_its_own_side_of_it(seconds, shown) -> None:
+    aim = Aim("ours", ("slow",), 0.8)
+    case = Case("peers", "some model", "batch 1", "cpu", (aim,), 1)
+    given = measured(seconds={"ours": [seconds], "slow": [1.0]})
+    page = markdown({**content(), "rows": [{**row, "code": "abc"} for row in rows(case, given)]})
+    assert f"| ours / slow | {shown} |" in page
+
+
+def test_the_memory_row_is_of_its_own_code_and_of_one_file(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "memory.json"
+    monkeypatch.setattr(bench_memory, "RESULT", file)
+    runs = [{"chains": n, "peak_mib": 600 + n / 100, "model": "m"} for n in (200, 2000)]
+    marks = set()
+    for code in ("aaa", "bbb"):
+        file.write_text(json.dumps({"runs": runs, "code": code, "measured_at": "2026-01-01"}))
+        (case,) = bench_memory.cases("cpu", False, 9)
+        made = bench_memory.measure(case, None)
+        assert made.code == code and "2026-01-01, by code " + code in made.notes[0]
+        marks.add(mark(case, "same", {}))
+    assert len(marks) == 2
+
+
+def test_the_planted_logits_have_the_nucleus_that_is_told() -> None:
+    sizes = bench_sampling.nucleus_sizes(bench_sampling.peaked(16, 151_936), 0.95, 0.6)
+    assert 100 <= max(sizes) <= 120 and min(sizes) == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_collection_on_the_small_real_model_reads_100_chains_uncut(
+    named, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("STEERKIT_REFERENCE", str(tmp_path))
+    if named:
+        (tmp_path / CHAINS).write_text("[]")
+    made = bench_collection.cases("cpu", False, 9)
+    whole = [case for case in made if case.model == "smollm2-135m-instruct"]
+    assert [case.variant for case in whole] == [
+        "all layers, 100 real chains uncut",
+        "up to the middle, 100 real chains uncut",
+    ]
+    assert all(case.setting["from"] == ("reference" if named else "bundled") for case in whole)
+    assert all(case.aims[0].target for case in whole)
+    others = {case.variant.split(", ")[1] for case in made if case not in whole}
+    assert others == {"200 bundled chains", "16 real chains cut at 400 tokens"}
+    if not named:
+        read = bench_collection.chains_of(whole[0], None)
+        assert len(read) == 100 and not any(trace.truncated for trace in read)
+
+
+def test_results_say_from_which_commit_they_are() -> None:
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", bench.commit())
+    case = {**measured(), "machine": {}, "code": "abc", "commit": "0123456789abcdef+"}
+    case |= {"setting": {}, "load_average_at_start": 0.1}
+    page = markdown({**content(), "cases": {CASE.key: case}})
+    assert "code abc, commit 0123456789ab+" in page
 
 
 def test_a_worker_answers_line_by_line_and_survives_mistakes() -> None:
