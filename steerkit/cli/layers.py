@@ -107,7 +107,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         type=float,
         default=0.2,
         metavar="C",
-        help="How strong the layers are steered, in mean norms. Default: %(default)s.",
+        help="How strong the layers are steered, in the unit of the vectors: mean norms, or norms "
+        "of the mean until steerkit calibrate. Default: %(default)s.",
     )
     scoring.add_argument(
         "--layers", type=layers, metavar="LAYERS", help="Layers to score, such as 3,5-9."

@@ -56,7 +56,8 @@ def score_layers(
     scores:
         Some of ``auroc``, ``gradient``, ``gain``, ``effect``, ``published`` and ``sweep``.
     coefficient:
-        Of the steps, in mean norms of each layer. ``gradient`` is the slope times it.
+        Of the steps, in each direction's default unit: mean norms of the layer, or norms of the
+        mean where the vectors are not calibrated. ``gradient`` is the slope times it.
     layers:
         Those of the vectors by default.
     tasks, annotate, options:
