@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from steerkit.cli.parser import (
 )
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import check_output, declare_all, load_model, read_chains
-from steerkit.cli.tables import clean, count, number, table
+from steerkit.cli.tables import MISSING, clean, count, number, table
 from steerkit.errors import ResourceError
 from steerkit.resources import data
 from steerkit.tasks import SPLITS
@@ -179,8 +180,8 @@ def add_command(commands: Any, formatter: Any) -> None:
     output.add_argument(
         "--json",
         action="store_true",
-        help="Print one JSON object instead of the table: vectors, figure, model, contrast, counts "
-        "and a list of behaviors.",
+        help="Print one JSON object instead of the table: vectors, figure, model, contrast, "
+        "method, counts, left_out and a list of behaviors.",
     )
     add_verbosity(parser)
 
@@ -237,7 +238,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_summary(vectors, out, figure, counts), allow_nan=False))
         return
     console = stdout()
-    console.print(direction_table(vectors))
+    console.print(direction_table(vectors, vectors.provenance["left_out"]))
     console.print()
     for line in filter(None, (layer_note(vectors), *_notes(counts))):
         console.print(line, markup=False, soft_wrap=True)
@@ -275,6 +276,7 @@ def _summary(
         "contrast": vectors.provenance["contrast"],
         "method": vectors.provenance["method"],
         "counts": counts,
+        "left_out": vectors.provenance["left_out"],
         "behaviors": direction_rows(vectors),
     }
 
@@ -297,8 +299,8 @@ def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
     ]
 
 
-def direction_table(vectors: SteeringVectors) -> Any:
-    """:func:`direction_rows` as a table for the terminal."""
+def direction_table(vectors: SteeringVectors, left_out: Mapping[str, str]) -> Any:
+    """:func:`direction_rows` as a table for the terminal, and below who was left out and why."""
     columns = [
         "behaviour",
         "spans",
@@ -322,7 +324,8 @@ def direction_table(vectors: SteeringVectors) -> Any:
                 row["note"],
             )
             for row in direction_rows(vectors)
-        ],
+        ]
+        + [(name, *[MISSING] * 7, f"left out: {why}") for name, why in left_out.items()],
     )
 
 

@@ -151,7 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_summary(arguments, vectors, layer, cosines, read), allow_nan=False))
         return
     console = stdout()
-    _show_directions(console, arguments.vectors, vectors)
+    _show_directions(console, arguments.vectors, vectors, whole=arguments.behavior is None)
     if len(vectors) > 1:
         _show_cosines(console, vectors, layer, cosines, chosen=arguments.layer is not None)
     for found in read or ():
@@ -225,7 +225,7 @@ def _summary(
     }
 
 
-def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> None:
+def _show_directions(console: Console, path: str, vectors: SteeringVectors, *, whole: bool) -> None:
     from steerkit.terms import layer_ranges
 
     facts = vectors.provenance
@@ -237,7 +237,8 @@ def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> N
         soft_wrap=True,
     )
     console.print(f"labelled by {_annotators(vectors)}\n", markup=False, soft_wrap=True)
-    console.print(direction_table(vectors))
+    known = facts.get("left_out", {}) if whole else {}
+    console.print(direction_table(vectors, known))
     if note := layer_note(vectors):
         console.print(f"\n{note}", markup=False, soft_wrap=True)
 
