@@ -224,9 +224,12 @@ def run(arguments: argparse.Namespace) -> None:
     with status("drawing"):
         from steerkit.layer_plot import plot_layer_scores
         from steerkit.plots import save_figure
+        from steerkit.vectors import weaknesses
 
         caption = f"{model.name}, {count(len(tasks), 'select task')}, step {arguments.coefficient}."
-        save_figure(plot_layer_scores(scores, choice.layers, score=by, caption=caption), figure)
+        weak = weaknesses(choice.vectors)
+        drawn = plot_layer_scores(scores, choice.layers, score=by, caption=caption, weak=weak)
+        save_figure(drawn, figure)
     if arguments.json:
         summary = _summary(scores, choice, out, figure, annotator.name if tasks else None)
         print(json.dumps(summary, allow_nan=False))
@@ -255,7 +258,8 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
                     else f"{number(row.value, 3)} ({number(row.low, 3)} to {number(row.high, 3)})"
                 )
             rows.append(cells)
-        console.print(f"\n{behavior}", markup=False, style="bold")
+        weak = choice.vectors[str(behavior)].weakness
+        console.print(f"\n{behavior}{'*' * bool(weak)}", markup=False, style="bold")
         console.print(table(["layer", *names], rows))
     console.print()
     for name in (n for n in before if n in set(scores.behavior)):
@@ -265,6 +269,8 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
             line += f". Fluent from {ranges.fluent.low:+g} to {ranges.fluent.high:+g}"
             if ranges.free is not None:
                 line += f", accuracy kept from {ranges.free.low:+g} to {ranges.free.high:+g}"
+        if weak := choice.vectors[name].weakness:
+            line += f". * Not to be trusted yet: {weak}"
         console.print(line + ".", markup=False, soft_wrap=True)
 
 
@@ -306,6 +312,7 @@ def _summary(
         "score": choice.score,
         "annotator": annotator,
         "layers": dict(choice.layers),
+        "notes": {name: d.weakness for name, d in choice.vectors.items()},
         "ranges": {
             name: {"fluent": list(r.fluent), "free": None if r.free is None else list(r.free)}
             for name, r in choice.ranges.items()
