@@ -190,6 +190,13 @@ def run(arguments: argparse.Namespace) -> None:
         tasks: list[Task] = []
         if "sweep" in wanted or not arguments.no_ranges:
             tasks = select_tasks(vectors, traces, named, arguments.count)
+        if "sweep" in wanted and len(tasks) < 2:
+            raise ExtractionError(
+                "one select task gives a causal sweep no interval",
+                expected="two select tasks or more",
+                found=count(len(tasks), "task"),
+                fix="allow more (--count), name a file with more (--tasks), or --no-sweep",
+            )
         annotator = _annotator(arguments.annotator, vectors)
     model = load_model(arguments)
     options = {

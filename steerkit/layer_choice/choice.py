@@ -98,12 +98,13 @@ def with_ranges(
     default unit. Provenance says on which model and how many tasks they were found, and who told
     which sentences are known.
     """
-    ranges, directions = {}, {}
+    ranges, directions, unsteered = {}, {}, dict[str, float]()
     for name, direction in choice.vectors.items():
         directions[name] = direction
         if direction.layer is None:
             continue
-        found = find_ranges(model, direction, tasks, annotate=annotate, **options)
+        shared = {"annotate": annotate, "unsteered": unsteered, **options}
+        found = find_ranges(model, direction, tasks, **shared)
         ranges[name] = found
         directions[name] = replace(
             direction,

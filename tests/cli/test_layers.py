@@ -116,3 +116,13 @@ def test_the_annotator_of_the_chains_labels_again(run, model_folder, chains, tmp
     vectors = sk.extract(model, labelled)
     assert _annotator(None, vectors).name == read_rules().name
     assert _annotator("grammar", vectors).name == "grammar"
+
+
+def test_one_task_is_refused_before_anything_is_written(run, words, tmp_path, monkeypatch) -> None:
+    def never(*_, **__):
+        raise AssertionError("chains were written")
+
+    monkeypatch.setattr("steerkit.layer_choice.causal.sweep", never)
+    result = run(*words, "--count", 1, "--out", tmp_path / "v.safetensors")
+    assert result.code == 2 and "one select task gives a causal sweep no interval" in result.err
+    assert not (tmp_path / "v.safetensors").exists()
