@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -57,6 +58,10 @@ def calibrate(
     the model; ``provenance["calibration"]`` says by which model and chains. All traces are read,
     whatever set their tasks belong to: no direction, layer or outcome depends on them.
 
+    Ranges of coefficients (``fluent``, ``free``) are in the direction's default unit. Those found
+    on this model are converted, so that their borders push as far as before; those found on
+    another, or nobody knows which, say nothing of this one: they are cleared, with a warning.
+
     Logs a warning when ||E h|| differs from what the vectors knew before by more than 20 % at
     the median layer: they are then of another model, or of means over other positions.
 
@@ -83,6 +88,22 @@ def calibrate(
         )
     measured = {name: _calibrated(direction, moments) for name, direction in vectors.items()}
     _compare(vectors, measured, model.name)
+    provenance = dict(vectors.provenance)
+    if any(direction.fluent or direction.free for direction in vectors.values()):
+        ranged_on = _ranged_on(provenance)
+        kept = ranged_on == model.name
+        if not kept:
+            provenance.pop("ranges", None)
+            _log.warning(
+                "the ranges of coefficients were found on %s and are cleared: find those of %s "
+                "with steerkit layers",
+                ranged_on or "an unknown model",
+                model.name,
+            )
+        measured = {
+            name: _with_range(direction, vectors[name], kept=kept)
+            for name, direction in measured.items()
+        }
     facts = {
         "model": model.name,
         "revision": model.revision,
@@ -94,7 +115,7 @@ def calibrate(
         "counts": {name: moments.counters[name] for name in _COUNTED if moments.counters[name]},
         "outliers": moments.outliers.tolist(),
     }
-    return SteeringVectors(measured, {**vectors.provenance, "calibration": facts})
+    return SteeringVectors(measured, {**provenance, "calibration": facts})
 
 
 def projection_of(
@@ -113,6 +134,26 @@ def _calibrated(direction: Direction, moments: Moments) -> Direction:
         norm_of_mean=moments.norm_of_mean[rows].float(),
         mean_projection=projection_of(moments.mean[rows], direction.tensor),
     )
+
+
+def _ranged_on(provenance: Mapping[str, Any]) -> str | None:
+    """The model that ranges were found on; where nobody wrote it down, that of the vectors."""
+    for facts in (provenance.get("ranges"), provenance.get("calibration"), provenance):
+        if facts and facts.get("model"):
+            return str(facts["model"])
+    return None
+
+
+def _with_range(after: Direction, before: Direction, *, kept: bool) -> Direction:
+    """The ranges of ``before`` in the unit of ``after``; none where they are not kept."""
+    if not kept or after.layer is None:
+        return replace(after, fluent=None, free=None)
+    factor = float(before.unit_length(after.layer) / after.unit_length(after.layer))
+
+    def converted(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if limits is None else (factor * limits[0], factor * limits[1])
+
+    return replace(after, fluent=converted(after.fluent), free=converted(after.free))
 
 
 def _compare(before: SteeringVectors, after: dict[str, Direction], model: str) -> None:

@@ -15,10 +15,14 @@ from steerkit.traces import Trace, Traces
 
 
 class ChainSets(NamedTuple):
-    """Chains to extract from, and chains of other tasks to choose on."""
+    """Chains to extract from, and chains of other tasks to choose on.
+
+    ``elsewhere`` are behaviours without a span in the former, and why they are left out.
+    """
 
     used: Traces
     kept: Traces
+    elsewhere: dict[str, str]
 
 
 def chain_sets(
@@ -48,15 +52,23 @@ def chain_sets(
             fix="annotate them first: sk.annotate(traces), or steerkit annotate FILE; "
             "to use every chain, pass other chains (or sk.Traces()) as select",
         )
-    for name in asked or ():
-        if name not in counts:
+    for wanted in asked or ():
+        if wanted not in counts:
             raise ExtractionError(
-                f"no spans of {name!r} in the chains to extract from",
+                f"no spans of {wanted!r} in the chains to extract from",
                 expected="a behaviour with spans",
                 found=", ".join(f"{label} {n}" for label, n in counts.items()),
                 fix="annotate more chains or ask for one of these",
             )
-    return ChainSets(used, kept), asked, full_contrast(contrast, tuple(counts))
+    seen = _labelled(traces)
+    for name, n in _labelled(kept).items():
+        seen[name] = max(seen.get(name, 0), n)  # kept may be a part of traces
+    lacking = {
+        name: f"no span in the chains to extract from, {n} in others"
+        for name, n in seen.items()
+        if name not in counts and asked is None
+    }
+    return ChainSets(used, kept, lacking), asked, full_contrast(contrast, tuple(counts))
 
 
 class Passes:

@@ -60,6 +60,7 @@ def compare_directions(
     - ``low``, ``high``: bounds of the cosine that unlimited data would give, and ``uncertain``:
       the sides whose error is in them, ``both``, ``a``, ``b`` or ``none`` (then missing)
     - ``chance``: :func:`chance_cosine` of the width
+    - ``note``: which of the two directions should not be trusted yet, and why
     - ``corrected``: the cosine divided by sqrt(r_a r_b), and ``reliability_a``,
       ``reliability_b``: r = 2 s / (1 + s) of the split-half cosine s
 
@@ -164,6 +165,9 @@ def _pair(first: Direction, second: Direction, layers: Sequence[int]) -> dict[st
         "uncertain": names[known_a.astype(int), known_b.astype(int)],
         "reliability_a": rel_a,
         "reliability_b": rel_b,
+        "note": "; ".join(
+            f"{side}: {why}" for side, d in (("A", first), ("B", second)) if (why := d.weakness)
+        ),
     }
 
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from steerkit.behaviors import behaviors
 from steerkit.errors import VectorsError
-from steerkit.plots import FAINT, INK, STYLE, ReportFigure, label_panel
+from steerkit.plots import FAINT, INK, STYLE, ReportFigure, label_panel, untrusted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,8 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
     Each panel has one behaviour of the first vectors: in its own colour the cosine with the same
     behaviour of the second, with its interval where one is known; in grey the cosines with the
     other behaviours; dashed the cosine that shuffled labels give; and around zero the band that
-    holds 95 % of random directions. The caption says what was compared.
+    holds 95 % of random directions. An asterisk marks a behaviour whose direction on either side
+    should not be trusted yet. The caption says why, and what was compared.
 
     Raises :class:`VectorsError` for a table without rows.
     """
@@ -58,7 +59,8 @@ def plot_comparison(table: pd.DataFrame, *, shuffled: pd.DataFrame | None = None
             panel.set_visible(False)
         for number, (panel, name) in enumerate(zip(axes.flat, names, strict=False)):
             _curves(panel, name, table, shuffled)
-            label_panel(panel, name, "cosine" if number % columns == 0 else "")
+            marked = name + "*" * (name in weak_sides(table))
+            label_panel(panel, marked, "cosine" if number % columns == 0 else "")
             if number + columns < len(names):  # the panel below has the same axis
                 panel.set_xlabel("")
         figure.text(
@@ -130,6 +132,14 @@ def _shuffles(shuffled: pd.DataFrame) -> int:
     return int(shuffled["twin"].nunique()) if "twin" in shuffled else 1
 
 
+def weak_sides(table: pd.DataFrame) -> dict[str, str]:
+    """Behaviours whose direction on either side should not be trusted yet, and why."""
+    if "note" not in table:
+        return {}
+    said = table[table["matched"] & (table["note"] != "")]
+    return dict(zip(said["behavior_a"], said["note"], strict=True))
+
+
 def _color(name: str) -> str:
     return next((b.color for b in behaviors() if b.name == name), "#7f7f7f")
 
@@ -178,6 +188,7 @@ def _caption(table: pd.DataFrame, shuffled: pd.DataFrame | None) -> str:
             "Dashed: first vectors from the same chains with labels shuffled within each chain"
             + (f", mean and range of {n} shuffles." if (n := _shuffles(shuffled)) > 1 else ".")
         )
+    parts += untrusted({name: f"({why})" for name, why in weak_sides(table).items()})
     chance = float(table["chance"].iloc[0])
     width = table.attrs.get("d_model")
     parts.append(

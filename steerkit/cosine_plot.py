@@ -15,8 +15,16 @@ from matplotlib.figure import Figure
 from steerkit.cosine_matrix import PARTS, middle_layer
 from steerkit.errors import VectorsError
 from steerkit.layers import Layer, layer_numbers
-from steerkit.plots import FAINT, INK, STYLE, ReportFigure, behavior_colors, chains_and_tasks
-from steerkit.vectors import SteeringVectors
+from steerkit.plots import (
+    FAINT,
+    INK,
+    STYLE,
+    ReportFigure,
+    behavior_colors,
+    chains_and_tasks,
+    untrusted,
+)
+from steerkit.vectors import SteeringVectors, weaknesses
 
 _CELL = (1.06, 0.62)  # inches
 _LEFT, _RIGHT, _TOP, _BOTTOM = 1.75, 1.0, 0.62, 1.85
@@ -39,7 +47,8 @@ def plot_cosines(vectors: SteeringVectors, layer: Layer | None = None) -> Figure
     sampling noise, with its 95 % interval (:func:`steerkit.geometry.cosines`); where the
     vectors have none, the plain cosine again. On the diagonal: how reliable each direction is,
     the cosine between directions of two halves of the tasks. The colour scale runs from -1 to
-    1 in every figure, so that figures compare.
+    1 in every figure, so that figures compare. An asterisk marks directions that should not be
+    trusted yet; the caption says why.
 
     ``layer`` is by default the middle one of those suggested for the directions. Raises
     :class:`VectorsError` for fewer than two directions and for a layer that is not there.
@@ -136,7 +145,7 @@ def _cells(
 
 def _names(axes: Axes, vectors: SteeringVectors) -> None:
     """Names of the rows and columns, in the behaviours' colours; grid lines between cells."""
-    names = list(vectors)
+    names = [name + "*" * bool(direction.weakness) for name, direction in vectors.items()]
     axes.set_xticks(range(len(names)), [name.replace("-", "-\n", 1) for name in names], fontsize=8)
     axes.set_yticks(range(len(names)), names)
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -171,6 +180,7 @@ def _caption(vectors: SteeringVectors, table: pd.DataFrame) -> str:
     else:
         parts.append("Cosines of the directions as they are; no intervals are known.")
     parts.append("On the diagonal: cosine between the directions of two halves of the tasks.")
+    parts += untrusted(weaknesses(vectors))
     if facts.get("contrast") in _UNRELATED:
         parts.append(_UNRELATED[facts["contrast"]])
     spread = 1 / math.sqrt(next(iter(vectors.values())).d_model)

@@ -67,8 +67,8 @@ class Direction:
     chosen_by:
         The score by which ``layer`` was chosen (:mod:`steerkit.layer_choice`).
     fluent, free:
-        Coefficients at ``layer`` between which text stays whole, and accuracy as well
-        (:func:`steerkit.ranges.find_ranges`), where they were measured.
+        Coefficients at ``layer``, in :attr:`default_unit`, between which text stays whole, and
+        accuracy as well (:func:`steerkit.ranges.find_ranges`), where they were measured.
     """
 
     behavior: str

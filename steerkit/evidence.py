@@ -22,7 +22,7 @@ from steerkit.directions import defined
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice.suggestion import Suggestion
 from steerkit.lengths import norm_interval
-from steerkit.methods import METHODS, check_method, fitted_directions, fitted_split_half
+from steerkit.methods import METHODS, Fitted, check_method, fitted_directions, fitted_split_half
 from steerkit.models import ThinkingModel
 from steerkit.moments import Moments
 from steerkit.reliability import cone, split_half, split_half_shuffled
@@ -68,33 +68,62 @@ class Evidence:
         method: str,
         contrast: str,
         asked: Sequence[str] | None = None,
+        *,
+        left_out: dict[str, str] | None = None,
     ) -> dict[str, Float64[Tensor, "layer d_model"]]:
-        """Raw directions by behaviour, all that are defined or those asked for.
+        """Raw directions by behaviour, all that can be had or those asked for.
 
-        Every method's are as long as the difference of means. Raises
-        :class:`ExtractionError` for a behaviour asked for that lacks what it needs.
+        Every method's are as long as the difference of means. ``left_out``, where given, takes
+        up the behaviours that were not asked for and cannot be had, with the reason. Raises
+        :class:`ExtractionError` for a behaviour asked for that lacks what it needs, and where
+        there is no direction at all.
+        """
+        found, missing = self.fitted(method, contrast, asked)
+        if missing and (asked is not None or not found):
+            raise _undefined(self.moments, method, contrast, missing)
+        if left_out is not None:
+            left_out |= missing
+        return found
+
+    def fitted(self, method: str, contrast: str, asked: Sequence[str] | None = None) -> Fitted:
+        """:meth:`directions`, and beside them why there is none of a behaviour; raises only for
+        methods and contrasts that are unknown or do not go together.
+
+        Under ``A:B`` only A has a direction, and nothing is said of others that were not asked
+        for.
         """
         check_method(method, contrast)
         moments = self.moments
         plain, there = contrast_of(moments, contrast), defined(moments, contrast)[0]
+        own, pair, _ = contrast.partition(":")
+        left_out: dict[str, str] = {}
+        usual = [own] if pair else moments.labels
+        for name in usual if asked is None else asked:
+            at = moments.labels.index(name) if name in moments.labels else None
+            if at is None or not there[at]:
+                read = 0 if at is None else int(moments.counts[0, at])
+                left_out[name] = (
+                    f"contrast {contrast!r} is of {own} alone"
+                    if pair and name != own
+                    else f"nothing to set its spans against under contrast {contrast!r}"
+                    if read
+                    else "no span of it could be read (windows "
+                    f"without a token: {moments.counters['empty windows']})"
+                )
         names = [label for i, label in enumerate(moments.labels) if there[i]]
-        missing = [name for name in asked or () if name not in names]
-        if missing or not names:
-            raise _undefined(moments, contrast, missing)
-        wanted = names if asked is None else list(dict.fromkeys(asked))
+        wanted = [n for n in dict.fromkeys(names if asked is None else asked) if n in names]
         rows = [moments.labels.index(name) for name in wanted]
+        if not rows:
+            return Fitted({}, left_out)
         lengths = plain[rows].norm(dim=-1)
         if method == "mean-difference":
-            return dict(zip(wanted, plain[rows], strict=True))
+            return Fitted(dict(zip(wanted, plain[rows], strict=True)), left_out)
         if METHODS[method].covariance:
             white = contrast_of(moments, contrast, whitening=self.precision)[rows]
             scaled = white / white.norm(dim=-1, keepdim=True) * lengths[..., None]
-            return dict(zip(wanted, scaled, strict=True))
+            return Fitted(dict(zip(wanted, scaled, strict=True)), left_out)
         found = fitted_directions(method, contrast, self.span_means, lengths, wanted)
-        lacking = [name for name in asked or () if name not in found]
-        if lacking or not found:
-            raise _undefined(moments, contrast, lacking)
-        return {name: found[name] for name in wanted if name in found}
+        return Fitted(found.directions, left_out | found.left_out)
 
     def reliability(
         self, method: str, contrast: str, layers: dict[str, int | None]
@@ -231,14 +260,17 @@ def _along(
     return ((mean * raw).sum(dim=1) / raw.norm(dim=1).clamp_min(1e-30)).float()
 
 
-def _undefined(moments: Moments, contrast: str, missing: Sequence[str]) -> ExtractionError:
+def _undefined(
+    moments: Moments, method: str, contrast: str, missing: Mapping[str, str]
+) -> ExtractionError:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
     return ExtractionError(
-        f"contrast {contrast!r} is not defined for {', '.join(missing) or 'any behaviour'}",
+        f"no direction by {method} under contrast {contrast!r} ({reasons})",
         expected="spans of it and of what it is set against"
         + (" in one chain" if contrast == "within" else ""),
         found=", ".join(
             f"{label} {int(n)}" for label, n in zip(moments.labels, moments.counts[0], strict=True)
         )
         + f" (windows read; {moments.counters['empty windows']} were empty)",
-        fix="annotate more chains or choose another contrast",
+        fix="annotate more chains, or choose another contrast or method",
     )

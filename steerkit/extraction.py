@@ -66,7 +66,8 @@ def extract(
         sequence of :class:`Trace`.
     behaviors:
         Behaviours to return, one or several; by default every one that has the spans it
-        needs. The others' spans still serve as contrast.
+        needs. The others' spans still serve as contrast. One that is not asked for and cannot
+        be had is left out with a warning, and ``provenance["left_out"]`` says why.
     contrast:
         ``overall``, ``rest``, ``balanced``, ``within`` or ``A:B``: see
         :func:`steerkit.directions.contrast`.
@@ -102,7 +103,7 @@ def extract(
     check_choice(choose_by)
     chosen = model_layers(model, layers)
     sets, asked, contrast = chain_sets(traces, select, behaviors, contrast)
-    used, kept = sets
+    used, kept, left_out = sets
     scored = 0 if choose_by == "auroc" else min(len(kept), CHAINS)
     report = Passes(progress, [len(used), len(kept), scored])
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
@@ -118,7 +119,10 @@ def extract(
         **options,
     ) as evidence:
         moments = evidence.moments
-        raw = {n: d.float() for n, d in evidence.directions(method, contrast, asked).items()}
+        drawn = evidence.directions(method, contrast, asked, left_out=left_out)
+        raw = {name: direction.float() for name, direction in drawn.items()}
+        for name, reason in left_out.items():
+            _log.warning("%s is left out: %s", name, reason)
         select_counters: Counter[str] = Counter()
         curves = auroc(
             model, kept, raw, chosen, counters=select_counters, progress=report.next(), **options
@@ -148,6 +152,7 @@ def extract(
         "window": {"before": moments.window.before, "length": moments.window.length},
         "seed": seed,
         "too_long": too_long,
+        "left_out": dict(sorted(left_out.items())),
         "counts": dict(sorted(moments.counters.items())),
         "select_counts": dict(sorted(select_counters.items())),
         "outliers": moments.outliers.tolist(),

@@ -167,7 +167,8 @@ def _warn_of_strength(rows: Iterable[Terms]) -> None:
     for terms in rows:
         for term in terms:
             direction, fluent = term.direction, term.direction.fluent
-            if fluent is None or term.operator != "add" or term.unit != "norm":
+            # a range is in the direction's own unit, and says nothing of the others
+            if fluent is None or term.operator != "add" or term.unit != direction.default_unit:
                 continue
             if term.resolved_layers() != (direction.layer,):
                 continue

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from steerkit.behaviors import behaviors
-from steerkit.plots import FAINT, GRID, STYLE, ReportFigure
+from steerkit.plots import FAINT, GRID, STYLE, ReportFigure, untrusted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,12 @@ TITLES = {
 
 
 def plot_layer_scores(
-    table: pd.DataFrame, chosen: Mapping[str, int], *, score: str, caption: str = ""
+    table: pd.DataFrame,
+    chosen: Mapping[str, int],
+    *,
+    score: str,
+    caption: str = "",
+    weak: Mapping[str, str] | None = None,
 ) -> Figure:
     """Scores of layers as :func:`steerkit.layer_choice.scores.score_layers` gives them.
 
@@ -41,6 +46,9 @@ def plot_layer_scores(
         Layer of every behaviour, ringed in the panel of ``score``, by which it was chosen.
     caption:
         What was measured on what; stands underneath.
+    weak:
+        Behaviours whose directions should not be trusted yet, and why
+        (:func:`steerkit.vectors.weaknesses`): marked by an asterisk, with the reason underneath.
     """
     names = [name for name in TITLES if name in set(table.score)]
     colors = {b.name: b.color for b in behaviors()}
@@ -85,9 +93,16 @@ def plot_layer_scores(
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
         present = list(dict.fromkeys(table.behavior))
+        marked = {n: why for n, why in (weak or {}).items() if n in present}
         figure.legend(
             handles=[
-                Line2D([], [], color=colors.get(n, "#7f7f7f"), linewidth=3, label=n)
+                Line2D(
+                    [],
+                    [],
+                    color=colors.get(n, "#7f7f7f"),
+                    linewidth=3,
+                    label=n + "*" * (n in marked),
+                )
                 for n in present
             ],
             loc="lower left",
@@ -97,7 +112,13 @@ def plot_layer_scores(
             fontsize=8,
         )
         text = textwrap.fill(
-            f"{caption} Bands: 95 % bootstrap over tasks. Rings: layers chosen by {score}.".strip(),
+            " ".join(
+                [
+                    f"{caption} Bands: 95 % bootstrap over tasks.".strip(),
+                    f"Rings: layers chosen by {score}.",
+                    *untrusted(marked),
+                ]
+            ),
             width=58 * columns,
         )
         figure.text(0.09 / columns, 0.58 / height, text, fontsize=8, color=FAINT, va="top")

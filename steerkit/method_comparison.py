@@ -54,7 +54,8 @@ def compare_methods(
     be the one that :func:`steerkit.extraction.extract` chooses), ``auroc`` there,
     ``split_half`` and ``split_half_shuffled`` there, ``cosine`` with the difference of means
     under the first contrast at that layer, ``seconds`` (fitting at all layers, for all
-    behaviours, without the pass over the chains) and ``note`` (why not to trust it).
+    behaviours, without the pass over the chains) and ``note`` (why not to trust it). A behaviour
+    that a method has no direction of has a row without numbers, and the reason in ``note``.
     """
     import pandas as pd
 
@@ -67,7 +68,7 @@ def compare_methods(
             ):
                 check_method(method, name)
                 pairs.append((method, name))
-    (used, kept), asked, _ = chain_sets(traces, select, behaviors, contrasts[0])
+    (used, kept, elsewhere), asked, _ = chain_sets(traces, select, behaviors, contrasts[0])
     report = Passes(progress, [len(used), len(kept)])
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
     rows: list[dict[str, Any]] = []
@@ -83,14 +84,17 @@ def compare_methods(
         **options,
     ) as evidence:
         labels = evidence.moments.labels
-        means = evidence.directions(DEFAULT_METHOD, full_contrast(contrasts[0], labels), asked)
+        means = evidence.fitted(DEFAULT_METHOD, full_contrast(contrasts[0], labels), asked)[0]
         found: dict[tuple[str, str, str], Tensor] = {}
         took: dict[tuple[str, str], float] = {}
+        left_out: dict[tuple[str, str], dict[str, str]] = {}
         for method, name in pairs:
             started = perf_counter()
-            raw = evidence.directions(method, full_contrast(name, labels), asked)
+            raw = evidence.fitted(method, full_contrast(name, labels), asked)
             took[method, name] = perf_counter() - started
-            found |= {(method, name, label): d.float() for label, d in raw.items()}
+            found |= {(method, name, label): d.float() for label, d in raw.directions.items()}
+            # of a pair, one behaviour has a direction, and no other misses one
+            left_out[method, name] = raw.left_out | ({} if ":" in name else elsewhere)
         curves = auroc(
             model,
             kept,
@@ -135,6 +139,17 @@ def compare_methods(
                         )
                 row |= {"seconds": took[method, name], "note": direction.weakness}
                 rows.append(row)
+            for label, reason in left_out[method, name].items():
+                rows.append(
+                    {
+                        "method": method,
+                        "contrast": name,
+                        "behavior": label,
+                        "layer": None,
+                        "seconds": took[method, name],
+                        "note": f"left out: {reason}",
+                    }
+                )
     columns = ["method", "contrast", "behavior", "layer", "auroc", "split_half"]
     columns += ["split_half_shuffled", "cosine", "seconds", "note"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})

@@ -58,6 +58,13 @@ class Method(NamedTuple):
     samples: bool = False
 
 
+class Fitted(NamedTuple):
+    """Directions by behaviour, ``[layer, d_model]``, and why there is none of the others."""
+
+    directions: dict[str, Float64[Tensor, "layer d_model"]]
+    left_out: dict[str, str]
+
+
 METHODS = {
     "mean-difference": Method("difference of means"),
     "mass-mean": Method("whitened difference of means", covariance=True),
@@ -183,20 +190,29 @@ def fitted_directions(
     means: SpanMeans,
     lengths: Float64[Tensor, "label layer"],
     labels: Sequence[str],
-) -> dict[str, Float64[Tensor, "layer d_model"]]:
+) -> Fitted:
     """Directions of several behaviours at every layer, scaled to ``lengths``.
 
-    Behaviours with fewer than two spans,
-    or fewer than two to be set against, are left out.
+    A behaviour with fewer than two spans, or fewer than two to be set against, and one whose
+    fit fails at any layer is left out, with the reason; the others do not suffer by it.
     """
-    spans, rows = means.spans, dict[str, list[Tensor]]()
-    for index in range(len(means.layers)):
+    spans, rows, left_out = means.spans, dict[str, list[Tensor]](), dict[str, str]()
+    for index, layer in enumerate(means.layers):
         samples = means.layer(index)
         for k, label in enumerate(labels):
-            found = fitted_direction(method, contrast, label, samples, spans)
-            if found is not None:
+            if label in left_out:
+                continue
+            try:
+                found = fitted_direction(method, contrast, label, samples, spans)
+            except ExtractionError as problem:
+                left_out[label] = f"{problem.problem} at layer {layer}"
+                continue
+            if found is None:
+                left_out[label] = "fewer than two spans, or fewer than two to set it against"
+            else:
                 rows.setdefault(label, []).append(found * lengths[k, index])
-    return {label: torch.stack(found) for label, found in rows.items()}
+    stacked = {label: torch.stack(rows[label]) for label in rows if label not in left_out}
+    return Fitted(stacked, left_out)
 
 
 def fitted_split_half(
@@ -212,8 +228,8 @@ def fitted_split_half(
     """Cosine between directions fitted to two disjoint halves of the tasks, mean of 4 splits.
 
     At ``means.layers[index]``; the halves, and with ``shuffled`` the shuffles of labels within
-    chains, are those of :func:`steerkit.reliability.split_half`. NaN where no split has what
-    it needs on both sides.
+    chains, are those of :func:`steerkit.reliability.split_half`. A half that lacks what it needs,
+    or whose fit fails, counts as missing; NaN where no split has both sides.
     """
     spans, samples = means.spans, means.layer(index)
     halves = np.array([column_weights(span.task, seed)[HALF].tolist() for span in spans])
@@ -224,7 +240,11 @@ def fitted_split_half(
         for side in (0, 1):
             there = halves[:, split] == side
             kept = [span for span, inside in zip(labelled, there, strict=True) if inside]
-            sides.append(fitted_direction(method, contrast, label, samples[there], kept))
+            try:
+                sides.append(fitted_direction(method, contrast, label, samples[there], kept))
+            except ExtractionError as problem:
+                _log.debug("a half of %s at layer %d: %s", label, means.layers[index], problem)
+                sides.append(None)
         if sides[0] is not None and sides[1] is not None:
             cosines.append(float(sides[0] @ sides[1]))
     return float(np.mean(cosines)) if cosines else float("nan")

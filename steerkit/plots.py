@@ -20,7 +20,7 @@ from steerkit.behaviors import behaviors
 from steerkit.direction import Direction
 from steerkit.errors import SteerkitError
 from steerkit.files import write_bytes_atomic
-from steerkit.vectors import SteeringVectors
+from steerkit.vectors import SteeringVectors, weaknesses
 
 # what would tell when and by which program a file was written
 _NAMELESS: dict[str, dict[str, None]] = {
@@ -249,9 +249,7 @@ def _caption(vectors: SteeringVectors) -> str:
         "Dashed: the same cosine with labels shuffled within chains. Dotted: chance, 0.5. "
         f"Ring: the suggested layer, {ring}."
     )
-    weak = [f"{name} {d.weakness}" for name, d in vectors.items() if d.weakness]
-    if weak:
-        parts.append(f"* Not to be trusted yet: {', '.join(weak)}.")
+    parts += untrusted(weaknesses(vectors))
     window = facts.get("window")
     if window:
         parts.append(
@@ -259,6 +257,12 @@ def _caption(vectors: SteeringVectors) -> str:
             f"{window['length']} of its own, never its last."
         )
     return " ".join(parts)
+
+
+def untrusted(weak: Mapping[str, str]) -> list[str]:
+    """What a caption says of directions that are marked by an asterisk; nothing for none."""
+    named = ", ".join(f"{name} {why}" for name, why in weak.items())
+    return [f"* Not to be trusted yet: {named}."] if weak else []
 
 
 def chains_and_tasks(facts: Mapping[str, Any], chains: str, tasks: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerkit.annotation import Annotate, labelled_by, labeller
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CLOSED, PARSED, ZLIB, REPEATED, ACCURACY = 0.05, 0.95, 0.9, 0.05, 0.05
 """What fluent and free text may lose: see :func:`find_ranges`."""
+FINEST = 1e-4
+"""The smallest tolerance: coefficients are tried to four digits, and finer ones never settle."""
 
 
 class Range(NamedTuple):
@@ -66,6 +68,7 @@ def find_ranges(
     annotate: Annotate | None = None,
     limit: float = 1.0,
     tolerance: float = 0.05,
+    unsteered: dict[str, float] | None = None,
     **options: Any,
 ) -> Ranges:
     """How far a direction can be pushed both ways, by bisection on the *select* tasks.
@@ -88,19 +91,26 @@ def find_ranges(
     annotate:
         Who tells which sentences are known: a name, a file, an annotator or a function
         (:func:`steerkit.annotation.labeller`).
+    unsteered:
+        What was measured on unsteered chains of the same model, tasks, annotator and options:
+        taken where it holds something, filled where it is empty, so that several directions can
+        share it.
     options:
         Of :func:`steerkit.generation.generate`.
 
-    Raises :class:`SteeringError` for no tasks and for limits that are not positive.
+    Raises :class:`SteeringError` for no tasks, for limits that are not positive and for
+    tolerances below 0.0001.
     """
     import pandas as pd
 
-    if not tasks or limit <= 0 or tolerance <= 0:
+    if not tasks or limit <= 0 or tolerance < FINEST:
         raise SteeringError(
-            "a range needs tasks, and a positive limit and tolerance",
+            f"a range needs tasks, a positive limit and a tolerance of at least {FINEST}",
             found=f"{len(tasks)} tasks, limit {limit}, tolerance {tolerance}",
         )
     term, gold = 1.0 * direction, {task.id: task for task in tasks}
+    # what is tried here may leave the range of an earlier search, which is no news
+    term = replace(term, direction=replace(term.direction, fluent=None, free=None))
     label, annotators = None if annotate is None else labeller(annotate), set[str]()
     tried: dict[float, dict[str, float]] = {}
 
@@ -126,7 +136,11 @@ def find_ranges(
                 tried[c]["accuracy"] < base["accuracy"] - ACCURACY
             )
 
+    if unsteered:
+        tried[0.0] = dict(unsteered)
     run([0.0])
+    if unsteered is not None:
+        unsteered.update(tried[0.0])
     run([-limit, limit])
     fluent = _bisected(run, tried, "fluent", {-1: limit, 1: limit}, tolerance)
     free = None

@@ -199,7 +199,9 @@ def weakness(direction: Direction) -> str:
 
     Fewer than 20 spans or 5 tasks, halves of the tasks that agree by a cosine below 0.5 at the
     suggested layer (the best one where none is suggested), or no more than shuffled labels do.
-    Nothing is known, and nothing said, of directions that come without these figures.
+    Where a method measures halves at the suggested layer alone and there is none, or no split had
+    both halves, it says that reliability was not measured. Nothing is known, and nothing said, of
+    directions that come without these figures.
     """
     if 0 < direction.spans < FEW_SPANS:
         return f"{direction.spans} spans"
@@ -210,6 +212,8 @@ def weakness(direction: Direction) -> str:
     halves = direction.split_half.nan_to_num(nan=-1.0)
     i = int(halves.argmax()) if direction.layer is None else direction.row(direction.layer)
     half = float(direction.split_half[i])
+    if math.isnan(half):
+        return "reliability not measured"
     if half < LOW:
         return f"halves agree by {half:.2f}"
     shuffled = direction.split_half_shuffled

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["CURVES", "NORMS", "UNITS", "Direction", "SteeringVectors", "Unit"]
 
 _T = TypeVar("_T")
+_NO_LAYER = "no layer chosen"
 _logger = logging.getLogger(__name__)
+
+
+def weaknesses(directions: Mapping[str, Direction]) -> dict[str, str]:
+    """Why not to trust directions yet, by behaviour; none of those that can be."""
+    return {name: why for name, direction in directions.items() if (why := direction.weakness)}
 
 
 class SteeringVectors(Mapping[str, Direction]):
@@ -96,9 +102,9 @@ class SteeringVectors(Mapping[str, Direction]):
 
         ``norm`` is the raw difference's length as a share of the layer's mean norm;
         ``split_half`` stands beside that for shuffled labels; ``chosen_by`` is the score that is
-        largest at ``layer``; ``note`` says why a direction should not be trusted yet. Without a
-        suggested layer the numbers are missing, and so is ``norm`` where the direction is not
-        calibrated.
+        largest at ``layer``; ``note`` says why a direction should not be trusted yet, and that it
+        has no layer. Without a suggested layer the numbers are missing, and so is ``norm`` where
+        the direction is not calibrated.
         """
         import pandas as pd
 
@@ -120,13 +126,16 @@ class SteeringVectors(Mapping[str, Direction]):
                     **curves,
                     "layer": direction.layer,
                     "chosen_by": direction.chosen_by,
-                    "note": direction.weakness,
+                    "note": "; ".join(
+                        filter(None, (direction.weakness, _NO_LAYER * (direction.layer is None)))
+                    ),
                 }
             )
         return pd.DataFrame(rows).astype({"layer": "Int64", "tasks": "Int64"})
 
     def layers_table(self) -> pd.DataFrame:
-        """One row a behaviour and layer: norms and reliability, tidy."""
+        """One row a behaviour and layer: norms and reliability, tidy, with the ``note`` of
+        :meth:`table` on why not to trust the direction yet."""
         import pandas as pd
 
         rows = []
@@ -146,6 +155,7 @@ class SteeringVectors(Mapping[str, Direction]):
                         else float(direction.mean_norm[i]),
                         "norm_of_mean": float(direction.norm_of_mean[i]),
                         **curves,
+                        "note": direction.weakness,
                     }
                 )
         return pd.DataFrame(rows)
@@ -155,8 +165,9 @@ class SteeringVectors(Mapping[str, Direction]):
 
         Columns ``behavior_a``, ``behavior_b``, ``layer``; ``cosine`` of the directions as they
         are; ``corrected``, the estimate freed of sampling noise, and ``low``, ``high``, its
-        95 % interval: see :func:`steerkit.geometry.cosines`. The last three are missing in
-        vectors made without them. A matrix is
+        95 % interval: see :func:`steerkit.geometry.cosines`. These three are missing in
+        vectors made without them. ``note`` says which of the two should not be trusted yet, and
+        why. A matrix is
         ``table.pivot(index="behavior_a", columns="behavior_b", values="cosine")``.
 
         ``layers`` is one layer or several, by default all that every direction has. Raises
@@ -167,7 +178,12 @@ class SteeringVectors(Mapping[str, Direction]):
         found = between(self)
         if self.geometry is not None:
             found = found.with_intervals_of(self.geometry)
-        return found.table(layers)
+        table, weak = found.table(layers), weaknesses(self)
+        table["note"] = [
+            "; ".join(f"{name}: {weak[name]}" for name in dict.fromkeys(pair) if name in weak)
+            for pair in zip(table["behavior_a"], table["behavior_b"], strict=True)
+        ]
+        return table
 
     def subset(self, names: Iterable[str]) -> SteeringVectors:
         """The vectors of these behaviours, in this order; all else stays as it is."""

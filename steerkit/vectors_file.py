@@ -38,6 +38,7 @@ def write_vectors(vectors: SteeringVectors, path: str | Path) -> Path:
             {
                 # said only where it is not so: a file of format 1 stays as it was
                 **({} if direction.calibrated else {"calibrated": False}),
+                **({"weakness": why} if (why := direction.weakness) else {}),
                 "behavior": name,
                 "definition": known.definition,
                 "color": known.color,

@@ -153,3 +153,47 @@ def test_what_cannot_calibrate_is_refused(model, vectors) -> None:
         vectors.calibrate(tiny_model(num_hidden_layers=2), tiny_traces(2))
     with pytest.raises(ExtractionError, match="no thinking position"):
         vectors.calibrate(model, Traces())
+
+
+def ranged(vectors: SteeringVectors, on: str | None) -> SteeringVectors:
+    """The vectors with a range of each, found on a model of that name."""
+    directions = {n: replace(d, fluent=(-2.0, 1.0), free=(-1.0, 0.5)) for n, d in vectors.items()}
+    facts = {"tasks": 3, "annotator": None, **({} if on is None else {"model": on})}
+    return SteeringVectors(directions, {**vectors.provenance, "ranges": facts})
+
+
+def test_ranges_push_as_far_after_calibration_and_generation_warns_beyond_them(
+    model, vectors, caplog
+) -> None:
+    before = ranged(vectors, model.name)
+    found = before.calibrate(model, tiny_traces(4))
+    old, new = before["backtracking"], found["backtracking"]
+    assert old.default_unit == "paper" and new.default_unit == "norm"
+    assert old.fluent and new.fluent and new.free
+    for c, limit in zip(old.fluent, new.fluent, strict=True):
+        assert limit != pytest.approx(c, rel=0.05)  # positive control: the unit is another
+        torch.testing.assert_close(limit * new.vector(1), c * old.vector(1))
+    assert new.free == pytest.approx([limit / 2 for limit in new.fluent])
+    assert found.provenance["ranges"] == before.provenance["ranges"]
+    # once more changes nothing, for the norms are those that it has
+    again = found.calibrate(model, tiny_traces(4))["backtracking"]
+    assert again.fluent == pytest.approx(new.fluent)
+    for direction in (old, new):  # either is warned of in its own unit, and only beyond its range
+        high = direction.fluent[1]
+        for share, warned in ((0.9, 0), (1.1, 1)):
+            caplog.clear()
+            model.generate("Use 3 to make 3.", steer=share * high * direction, max_new_tokens=2)
+            assert caplog.text.count("outside the range") == warned
+    caplog.clear()
+    model.generate("Use 3 to make 3.", steer=(9.0 * new).at(unit="one"), max_new_tokens=2)
+    assert "outside the range" not in caplog.text  # nothing is known of another unit
+
+
+@pytest.mark.parametrize("on", ["another model", None])
+def test_ranges_of_another_model_are_cleared_and_said(model, vectors, caplog, on) -> None:
+    before = ranged(vectors, on)
+    with caplog.at_level(logging.WARNING, "steerkit"):
+        found = before.calibrate(model, tiny_traces(3))
+    assert all(d.fluent is None and d.free is None for d in found.values())
+    assert "ranges" not in found.provenance and "ranges" in before.provenance
+    assert f"found on {on or 'an unknown model'} and are cleared" in caplog.text

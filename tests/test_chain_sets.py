@@ -37,6 +37,25 @@ def test_chains_for_choosing_leave_all_others_to_extract_from() -> None:
         chain_sets(traces[:30], Traces([again]), None, "rest")
 
 
+def test_behaviours_that_only_others_show_are_named_with_the_reason() -> None:
+    def alone(trace):
+        rare = [replace(span, label="adding-knowledge") for span in trace.spans[:1]]
+        return trace.with_spans([*rare, *trace.spans[1:]], "planted")
+
+    traces = Traces(alone(t) if t.split != "extract" else t for t in tiny_traces(40))
+    n = traces.counts()["adding-knowledge"]
+    sets, _, _ = chain_sets(traces, None, None, "rest")
+    assert sets.elsewhere == {
+        "adding-knowledge": f"no span in the chains to extract from, {n} in others"
+    }
+    kept = traces.split("select")
+    sets, _, _ = chain_sets(traces.split("extract"), kept, None, "rest")
+    n = kept.counts()["adding-knowledge"]
+    assert f"{n} in others" in sets.elsewhere["adding-knowledge"]
+    assert chain_sets(traces, None, "deduction", "rest")[0].elsewhere == {}  # not asked for
+    assert chain_sets(tiny_traces(40), None, None, "rest")[0].elsewhere == {}
+
+
 def test_names_are_spelled_out() -> None:
     traces = tiny_traces(40)
     _, asked, contrast = chain_sets(traces, None, "uncertainty", "uncertainty:deduction")

@@ -25,7 +25,7 @@ from tests.tiny import tiny_model, tiny_traces
 NAMES = ("backtracking", "deduction")
 COLUMNS = [
     *("behavior_a", "behavior_b", "layer", "cosine", "low", "high", "chance", "matched"),
-    *("corrected", "uncertain", "reliability_a", "reliability_b"),
+    *("corrected", "uncertain", "reliability_a", "reliability_b", "note"),
 ]
 
 

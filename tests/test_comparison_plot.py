@@ -161,3 +161,15 @@ def test_several_shuffles_are_shown_as_mean_and_range(table) -> None:
             assert any(np.allclose(height, expected) for height in heights)
         np.testing.assert_allclose(line(axes, f"shuffled {name}").get_ydata(), cosines.mean(axis=1))
     assert "mean and range of 5 shuffles" in words(figure)
+
+
+def test_weak_directions_have_an_asterisk_and_a_reason(table) -> None:
+    marked = table.assign(note="")
+    marked.attrs = table.attrs
+    own = marked["matched"] & (marked["behavior_a"] == "deduction")
+    marked.loc[own, "note"] = "B: 7 spans"
+    figure = plot_comparison(marked)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        name + "*" * (name == "deduction") for name in NAMES
+    ]
+    assert "* Not to be trusted yet: deduction (B: 7 spans)." in words(figure)

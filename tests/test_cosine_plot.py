@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,15 @@ def test_same_vectors_same_bytes(tmp_path) -> None:
     first = save_figure(plot_cosines(vectors), tmp_path / "a.png").read_bytes()
     assert save_figure(plot_cosines(vectors), tmp_path / "b.png").read_bytes() == first
     assert save_figure(plot_cosines(vectors, 5), tmp_path / "c.png").read_bytes() != first
+
+
+def test_weak_directions_have_an_asterisk_and_a_reason() -> None:
+    vectors = dict(made(range(4), NAMES[:3]))
+    strong = {n: replace(d, spans=200, tasks=50) for n, d in vectors.items()}
+    strong["deduction"] = replace(strong["deduction"], spans=7)
+    figure = plot_cosines(SteeringVectors(strong, {}), 2)
+    marked = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    weak = [n for n, d in strong.items() if d.weakness]
+    assert "deduction" in weak and marked == [n + "*" * (n in weak) for n in strong]
+    said = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert "* Not to be trusted yet" in said and "deduction 7 spans" in said

@@ -279,9 +279,9 @@ def test_what_cannot_be_extracted_is_named() -> None:
     with pytest.raises(ExtractionError, match=r"layer 7 does not exist.*0 to 2"):
         sk.extract(model, traces, layers=[7])
     single = Traces([tiny_trace(["deduction", "deduction"])])
-    with pytest.raises(ExtractionError, match=r"'rest' is not defined for any.*deduction 2"):
+    with pytest.raises(ExtractionError, match=r"deduction: nothing to set.*deduction 2"):
         sk.extract(model, single, select=Traces())
-    with pytest.raises(ExtractionError, match=r"'within' is not defined for deduction.*one chain"):
+    with pytest.raises(ExtractionError, match=r"'within' .deduction: nothing to.*one chain"):
         sk.extract(
             model,
             Traces([*single, tiny_trace(["backtracking"], 1)]),
@@ -289,6 +289,60 @@ def test_what_cannot_be_extracted_is_named() -> None:
             contrast="within",
             select=Traces(),
         )
+
+
+def with_one_alone(traces: Traces) -> Traces:
+    """The chains, of which every third holds backtracking alone and the others none."""
+    made = []
+    for i, trace in enumerate(traces):
+        spans = [s for s in trace.spans if (s.label == "backtracking") == (i % 3 == 0)]
+        made.append(trace.with_spans(spans, "planted"))
+    return Traces(made)
+
+
+def test_what_is_left_out_is_said_and_written_down(caplog) -> None:
+    model, traces = tiny_model(), with_one_alone(tiny_traces(40))
+    assert sum(t.split == "extract" and i % 3 == 0 for i, t in enumerate(traces)) > 2
+    with caplog.at_level("WARNING", "steerkit"):
+        vectors = sk.extract(model, traces, method="pca", choose_by="auroc")
+    assert set(vectors) == set(LABELS) - {"backtracking"}
+    reason = vectors.provenance["left_out"]["backtracking"]
+    assert "to be paired with at layer 0" in reason
+    assert f"backtracking is left out: {reason}" in caplog.text
+    with pytest.raises(ExtractionError, match=r"backtracking: no span has .*layer 0"):
+        sk.extract(model, traces, method="pca", behaviors=["deduction", "backtracking"])
+    # spans in other chains only, and behaviours that no chain shares with another
+    moved = Traces(
+        t.with_spans([s for s in t.spans if s.label != "initializing"], "planted")
+        if t.split == "extract"
+        else t
+        for t in traces
+    )
+    vectors = sk.extract(model, moved, contrast="within", choose_by="auroc")
+    left_out = vectors.provenance["left_out"]
+    assert set(left_out) == {"initializing", "backtracking"}
+    assert left_out["initializing"].startswith("no span in the chains to extract from")
+    assert left_out["backtracking"].startswith("nothing to set its spans against")
+    caplog.clear()
+    assert sk.extract(model, tiny_traces(40)).provenance["left_out"] == {}
+    assert "left out" not in caplog.text
+
+
+def test_a_behaviour_whose_windows_are_empty_is_left_out() -> None:
+    traces = Traces(
+        t.with_spans(
+            [
+                Span(s.start, s.start + 1, s.label) if s.label == "deduction" else s
+                for s in t.spans
+                if s.start > 0
+            ],
+            "a",
+        )
+        for t in tiny_traces(24)
+    )
+    vectors = sk.extract(tiny_model(), traces, window=Window(0, 10), select=Traces())
+    assert "deduction" not in vectors
+    assert "no span of it could be read" in vectors.provenance["left_out"]["deduction"]
 
 
 def test_empty_windows_are_counted_and_never_nan() -> None:

@@ -45,3 +45,14 @@ def test_every_number_of_scores_draws_and_repeats() -> None:
         figure_bytes(plot_layer_scores(table(), {}, score="sweep"), "png") for _ in range(2)
     )
     assert first == second
+
+
+def test_weak_directions_have_an_asterisk_and_a_reason() -> None:
+    weak = {"deduction": "7 spans", "initializing": "3 spans"}  # the second was not scored
+    figure = plot_layer_scores(table(), {}, score="sweep", weak=weak)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["backtracking", "deduction*"]
+    said = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert "* Not to be trusted yet: deduction 7 spans." in said
+    plain = plot_layer_scores(table(), {}, score="sweep")
+    assert "trusted" not in " ".join(text.get_text() for text in plain.texts)

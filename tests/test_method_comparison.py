@@ -7,7 +7,7 @@ import pytest
 import steerkit as sk
 from steerkit.errors import ExtractionError
 from steerkit.methods import METHODS
-from tests.test_extraction import planted_model
+from tests.test_extraction import planted_model, with_one_alone
 from tests.tiny import tiny_traces
 
 
@@ -31,6 +31,26 @@ def test_rows_are_those_of_single_extractions() -> None:
     own = table[(table.method == "mean-difference") & (table.contrast == "rest")]
     assert own.cosine.to_numpy() == pytest.approx(1.0, abs=1e-6)
     assert (table.seconds >= 0).all()
+
+
+def test_a_method_that_fails_for_a_behaviour_says_so_in_its_row() -> None:
+    traces = with_one_alone(tiny_traces(40))
+    table = sk.compare_methods(
+        planted_model(400.0)[0], traces, methods=("mean-difference", "pca"), contrasts=("rest",)
+    )
+    rows = table.set_index(["method", "behavior"])
+    failed = rows.loc["pca", "backtracking"]
+    assert "left out: no span has another behaviour's span" in failed.note
+    assert "at layer 0" in failed.note
+    assert failed[["layer", "auroc", "split_half", "cosine"]].isna().all()
+    assert "left out" not in rows.loc["mean-difference", "backtracking"].note
+    assert "left out" not in rows.loc["pca", "deduction"].note
+    assert rows.loc["pca", "deduction"].auroc == rows.loc["pca", "deduction"].auroc
+    # asked for by name it is a row as well
+    asked = sk.compare_methods(
+        planted_model(400.0)[0], traces, methods=("pca",), behaviors="backtracking"
+    )
+    assert asked.note.str.startswith("left out").tolist() == [True]
 
 
 def test_unknown_methods_are_refused() -> None:

@@ -21,7 +21,7 @@ from steerkit.methods import (
     pca_direction,
     probe_direction,
 )
-from steerkit.reading import Chain
+from steerkit.reading import HALF, Chain, column_weights
 from steerkit.span_means import SpanMeans
 from tests.synthetic import (
     LABELS,
@@ -219,6 +219,72 @@ def test_reliability_beside_that_of_shuffled_labels(method: str, tmp_path) -> No
     both = found.reliability(method, "rest", {"backtracking": 0, "deduction": None})
     assert float(both["backtracking"].split_half[0]) == pytest.approx(honest)
     assert bool(both["deduction"].split_half.isnan().all())
+
+
+def lonely(chains):
+    """The chains, and five of backtracking alone beside them instead of its spans in others."""
+    kept = []
+    for c in chains:
+        windows = tuple(w for w in c.chain.windows if w[2] != "backtracking")
+        kept.append(Synthetic(replace(c.chain, windows=windows), c.hidden))
+    for i, c in enumerate(chains[:5]):
+        windows = tuple(w for w in c.chain.windows if w[2] == "backtracking")
+        chain = Chain(f"alone-{i}", f"alone-{i}", c.chain.thinking, windows)
+        kept.append(Synthetic(chain, c.hidden))
+    return kept
+
+
+def test_a_behaviour_that_fails_spoils_no_other(tmp_path) -> None:
+    found = evidence(lonely(planted(40)[0]), tmp_path)
+    fitted = found.fitted("pca", "rest")
+    assert set(fitted.directions) == set(LABELS) - {"backtracking"}
+    assert "paired with at layer 0" in fitted.left_out["backtracking"]
+    left_out: dict[str, str] = {}
+    directions = found.directions("pca", "rest", left_out=left_out)
+    assert set(directions) == set(fitted.directions) and left_out == fitted.left_out
+    with pytest.raises(ExtractionError, match=r"backtracking: no span has .* at layer 0"):
+        found.directions("pca", "rest", ["deduction", "backtracking"])
+    # positive control: a method that needs no pairs has all
+    assert found.fitted("lda", "rest").left_out == {}
+
+
+def test_a_probe_that_does_not_converge_leaves_one_behaviour_out(tmp_path, monkeypatch) -> None:
+    from steerkit import methods
+
+    def fails(samples, own, spans):
+        if any(mine and span.label == "deduction" for mine, span in zip(own, spans, strict=True)):
+            raise ExtractionError("the logistic probe did not converge in 1,000 iterations")
+        return probe_direction(samples, own, spans)
+
+    monkeypatch.setitem(methods._FITS, "probe", fails)
+    found = evidence(planted(40)[0], tmp_path)
+    fitted = found.fitted("probe", "rest")
+    assert set(fitted.directions) == set(LABELS) - {"deduction"}
+    assert "did not converge in 1,000 iterations at layer 0" in fitted.left_out["deduction"]
+    assert np.isnan(fitted_split_half("probe", "rest", found.samples, "deduction", 0))
+    assert fitted_split_half("probe", "rest", found.samples, "backtracking", 0) > 0.6
+
+
+def test_a_half_that_fails_counts_as_missing(tmp_path) -> None:
+    """Backtracking has partners in two tasks only: of some splits one half has none."""
+    chains = planted(40)[0]
+    found = evidence([*lonely(chains[2:]), *chains[:2]], tmp_path)
+    halves = [column_weights(f"t{i}", 0)[HALF].tolist()[:4] for i in (0, 1)]
+    apart = [a != b for a, b in zip(*halves, strict=True)]
+    assert not all(apart)  # some split has both on one side
+    value = fitted_split_half("pca", "rest", found.samples, "backtracking", 0)
+    assert np.isfinite(value) == any(apart)
+
+
+def test_a_single_span_is_left_out_with_the_reason(tmp_path) -> None:
+    chains = [
+        c for c in lonely(planted(20)[0]) if "alone" not in c.chain.key or c.chain.key == "alone-0"
+    ]
+    last = chains.pop()
+    chains.append(Synthetic(replace(last.chain, windows=last.chain.windows[:1]), last.hidden))
+    found = evidence(chains, tmp_path).fitted("lda", "rest")
+    assert set(found.directions) == set(LABELS) - {"backtracking"}
+    assert found.left_out["backtracking"].startswith("fewer than two spans")
 
 
 def test_one_behaviour_against_another(tmp_path) -> None:

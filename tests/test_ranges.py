@@ -80,3 +80,34 @@ def test_an_annotator_that_abstains_leaves_room(base: float, found: float, fluen
     assert _fluent({**whole, "parsed": found}, {**whole, "parsed": base}) is fluent
     nobody = float("nan")  # nobody who could tell
     assert _fluent({**whole, "parsed": nobody}, {**whole, "parsed": nobody})
+
+
+def test_a_tolerance_finer_than_coefficients_are_tried_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr("steerkit.ranges.generate", Scripted(-0.37, 0.22))
+    with pytest.raises(sk.SteerkitError, match=r"tolerance of at least 0\.0001"):
+        find_ranges(tiny_model(), direction(), [Task("a", "Why?")], tolerance=9e-5)
+    found = find_ranges(tiny_model(), direction(), [Task("a", "Why?")], tolerance=1e-4)
+    assert found.fluent.high == pytest.approx(0.22, abs=1.1e-4)
+
+
+def test_unsteered_chains_are_written_once_for_several_directions(monkeypatch) -> None:
+    scripted, shared = Scripted(-0.37, 0.22), dict[str, float]()
+    monkeypatch.setattr("steerkit.ranges.generate", scripted)
+    tasks = [Task("a", "Use 3, 7, 8 to make 29.")]
+    first = find_ranges(tiny_model(), direction(), tasks, unsteered=shared)
+    second = find_ranges(tiny_model(), direction(3), tasks, unsteered=shared)
+    assert scripted.asked.count(0.0) == 1
+    assert second.fluent == first.fluent and second.free == first.free
+    assert second.table.equals(first.table)
+    find_ranges(tiny_model(), direction(), tasks)  # alone it writes its own
+    assert scripted.asked.count(0.0) == 2
+
+
+def test_a_search_does_not_warn_of_what_an_earlier_one_found(caplog) -> None:
+    stale = replace(direction(), fluent=(-0.01, 0.01), free=(0.0, 0.0))
+    tasks = [Task("a", "Use 3 to make 3.")]
+    find_ranges(tiny_model(), stale, tasks, tolerance=0.5, max_new_tokens=2)
+    assert "outside the range" not in caplog.text
+    # positive control: generation beyond it does
+    tiny_model().generate("Use 3 to make 3.", steer=1.0 * stale, max_new_tokens=2)
+    assert "outside the range" in caplog.text

@@ -199,3 +199,17 @@ def test_what_should_not_be_trusted_is_marked() -> None:
     assert "0.40" in weakness(replace(good, split_half=torch.full((3,), 0.4)))
     assert "shuffled" in weakness(replace(good, split_half_shuffled=torch.full((3,), 0.95)))
     assert weakness(good.random(1)) == ""
+
+
+def test_what_was_not_measured_is_said() -> None:
+    """Methods that are fitted measure halves at the suggested layer alone."""
+    from dataclasses import replace
+
+    curve = torch.tensor([math.nan, 0.9, math.nan])
+    known = replace(direction(), spans=200, tasks=50, split_half=curve, split_half_shuffled=None)
+    assert weakness(known) == ""
+    assert weakness(replace(known, layer=2)) == "reliability not measured"
+    bare = replace(known, layer=None, split_half=torch.full((3,), math.nan))
+    assert weakness(bare) == "reliability not measured"
+    assert weakness(replace(known, layer=None)) == ""  # the best one that there is
+    assert weakness(replace(bare, split_half=None)) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +124,48 @@ def test_vectors_refuse_a_model_of_another_shape(caplog: pytest.LogCaptureFixtur
     ):
         with pytest.raises(VectorsError, match=rf"do not fit.*{found}; found width 8 and 6 layers"):
             vectors().check(other)
+
+
+def test_weak_directions_are_marked_in_every_table(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    from steerkit.comparison import compare_directions
+    from steerkit.vectors import weaknesses
+
+    whole = {"split_half": torch.full((3,), 0.9), "split_half_shuffled": torch.zeros(3)}
+    good = replace(direction("deduction"), spans=200, tasks=50, **whole)
+    weak = replace(direction("backtracking", 1), spans=7, tasks=50, **whole)
+    v = SteeringVectors({"deduction": good, "backtracking": weak}, {})
+    assert weaknesses(v) == {"backtracking": "7 spans"}
+    assert v.layers_table().groupby("behavior")["note"].unique().to_dict() == {
+        "deduction": [""],
+        "backtracking": ["7 spans"],
+    }
+    notes = v.cosines().set_index(["behavior_a", "behavior_b"])["note"]
+    assert set(notes[("deduction", "deduction")]) == {""}
+    assert set(notes[("deduction", "backtracking")]) == {"backtracking: 7 spans"}
+    assert set(notes[("backtracking", "backtracking")]) == {"backtracking: 7 spans"}
+    few = replace(good, behavior="backtracking", spans=3)
+    other = SteeringVectors({"deduction": replace(good, spans=200), "backtracking": few}, {})
+    found = compare_directions(v, other).groupby(["behavior_a", "behavior_b"])["note"].first()
+    assert found[("deduction", "deduction")] == ""
+    assert found[("deduction", "backtracking")] == "B: 3 spans"
+    assert found[("backtracking", "deduction")] == "A: 7 spans"
+    assert found[("backtracking", "backtracking")] == "A: 7 spans; B: 3 spans"
+    with safe_open(v.save(tmp_path / "v"), "pt") as file:
+        header = json.loads(file.metadata()["steerkit"])
+    assert [entry.get("weakness") for entry in header["directions"]] == [None, "7 spans"]
+    assert read_vectors(tmp_path / "v").save(tmp_path / "w").read_bytes() == (
+        (tmp_path / "v").read_bytes()
+    )
+
+
+def test_a_direction_without_a_layer_says_so() -> None:
+    table = SteeringVectors(
+        {
+            n: replace(direction(n), layer=at)
+            for n, at in (("deduction", None), ("backtracking", 2))
+        },
+        {},
+    ).table()
+    assert ["no layer chosen" in note for note in table["note"]] == [True, False]

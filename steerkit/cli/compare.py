@@ -36,6 +36,7 @@ the table, one row a behaviour that both files have, at one layer:
   others     the cosine of A's direction with other behaviours of B that is furthest from 0
   shuffled   the cosine that labels shuffled within chains give (--shuffled)
 
+Below the table stands why a direction of A or of B with an * should not be trusted yet.
 If others or shuffled are as large as the cosine, the files do not share the behaviour.
 
 examples:
@@ -140,8 +141,13 @@ def run(arguments: argparse.Namespace) -> None:
         }
         print(json.dumps(summary, allow_nan=False))
         return
+    from steerkit.comparison_plot import weak_sides
+    from steerkit.plots import untrusted
+
     console = stdout()
     console.print(_table(found, shuffled, at))
+    for line in untrusted({name: f"({why})" for name, why in weak_sides(found).items()}):
+        console.print(f"\n{line}", markup=False, soft_wrap=True)
     chance, width = float(found["chance"].iloc[0]), found.attrs["d_model"]
     console.print(
         f"\nChance: 95 of 100 random directions of width {width:,} stay within {chance:.2f}.",
@@ -191,7 +197,7 @@ def _table(found: pd.DataFrame, shuffled: pd.DataFrame | None, at: dict[str, int
             twin = shuffled[(shuffled["behavior_a"] == name) & (shuffled["layer"] == layer)]
             own = twin.loc[twin["matched"], "cosine"]
             cells.append(None if own.empty else own.iloc[0])
-        rows.append((name, str(layer), *map(number, cells)))
+        rows.append((name + "*" * bool(same["note"]), str(layer), *map(number, cells)))
     if not rows:
         rows = [("no behaviour in both", *[""] * (len(columns) - 1))]
     return table(columns, rows)

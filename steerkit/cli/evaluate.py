@@ -405,8 +405,9 @@ def _store_ranges(
         name: found
         for name, found in made.settings["ranges"].items()
         if found["found_on"] is not None and max(map(abs, found["fluent"])) < found["looked_to"]
+        if made.settings["unit"] == vectors[name].default_unit
     }
-    if not found or made.settings["unit"] != "norm":
+    if not found:
         return False
     with_ranges(vectors, found).save(arguments.vectors)
     return True

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from steerkit.cli.sources import (
     load_model,
     read_chains,
 )
-from steerkit.cli.tables import clean, count, number, table
+from steerkit.cli.tables import MISSING, clean, count, number, table
 from steerkit.errors import ResourceError
 from steerkit.tasks import SPLITS
 
@@ -191,8 +192,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--json",
         action="store_true",
         help="Print one JSON object instead of the table: vectors, figure, model, traces, "
-        "contrast, method, counts and a list of behaviors, with the cone in degrees and the "
-        "interval of the length too.",
+        "contrast, method, counts, left_out and a list of behaviors, with the cone in degrees and "
+        "the interval of the length too.",
     )
     add_verbosity(parser)
 
@@ -253,7 +254,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_summary(vectors, out, figure, named, counts), allow_nan=False))
         return
     console = stdout()
-    console.print(direction_table(vectors))
+    console.print(direction_table(vectors, vectors.provenance["left_out"]))
     console.print()
     chains = chains_note(arguments.traces, arguments.model)
     for line in filter(None, (layer_note(vectors), chains, *_notes(counts))):
@@ -297,6 +298,7 @@ def _summary(
         "contrast": vectors.provenance["contrast"],
         "method": vectors.provenance["method"],
         "counts": counts,
+        "left_out": vectors.provenance["left_out"],
         "behaviors": direction_rows(vectors),
     }
 
@@ -336,8 +338,8 @@ def _spread(direction: Direction) -> dict[str, float | None]:
     return found
 
 
-def direction_table(vectors: SteeringVectors) -> Any:
-    """:func:`direction_rows` as a table for the terminal."""
+def direction_table(vectors: SteeringVectors, left_out: Mapping[str, str]) -> Any:
+    """:func:`direction_rows` as a table for the terminal, and below who was left out and why."""
     columns = [
         "behaviour",
         "spans",
@@ -361,7 +363,8 @@ def direction_table(vectors: SteeringVectors) -> Any:
                 row["note"],
             )
             for row in direction_rows(vectors)
-        ],
+        ]
+        + [(name, *[MISSING] * 7, f"left out: {why}") for name, why in left_out.items()],
     )
 
 

@@ -151,7 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_summary(arguments, vectors, layer, cosines, read), allow_nan=False))
         return
     console = stdout()
-    _show_directions(console, arguments.vectors, vectors)
+    _show_directions(console, arguments.vectors, vectors, whole=arguments.behavior is None)
     if len(vectors) > 1:
         _show_cosines(console, vectors, layer, cosines, chosen=arguments.layer is not None)
     for found in read or ():
@@ -218,6 +218,7 @@ def _summary(
                 "behavior_a": row["behavior_a"],
                 "behavior_b": row["behavior_b"],
                 **{name: clean(row[name]) for name in measured},
+                "note": row["note"],
             }
             for row in _pairs(cosines)
         ],
@@ -225,7 +226,7 @@ def _summary(
     }
 
 
-def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> None:
+def _show_directions(console: Console, path: str, vectors: SteeringVectors, *, whole: bool) -> None:
     from steerkit.terms import layer_ranges
 
     facts = vectors.provenance
@@ -237,7 +238,8 @@ def _show_directions(console: Console, path: str, vectors: SteeringVectors) -> N
         soft_wrap=True,
     )
     console.print(f"labelled by {_annotators(vectors)}\n", markup=False, soft_wrap=True)
-    console.print(direction_table(vectors))
+    known = facts.get("left_out", {}) if whole else {}
+    console.print(direction_table(vectors, known))
     if note := layer_note(vectors):
         console.print(f"\n{note}", markup=False, soft_wrap=True)
 
@@ -258,7 +260,11 @@ def _annotators(vectors: SteeringVectors) -> str:
 def _show_cosines(
     console: Console, vectors: SteeringVectors, layer: int, cosines: pd.DataFrame, *, chosen: bool
 ) -> None:
-    names = list(vectors)
+    from steerkit.plots import untrusted
+    from steerkit.vectors import weaknesses
+
+    names, weak = list(vectors), weaknesses(vectors)
+    marked = {name: name + "*" * (name in weak) for name in names}
     why = ""
     if not chosen:
         suggested = any(d.layer is not None for d in vectors.values())
@@ -269,12 +275,17 @@ def _show_cosines(
         table(
             ("behaviour", *(str(i + 1) for i in range(len(names)))),
             [
-                (f"{i + 1} {left}", *(number(plain.loc[left, right]) for right in names[: i + 1]))
+                (
+                    f"{i + 1} {marked[left]}",
+                    *(number(plain.loc[left, right]) for right in names[: i + 1]),
+                )
                 for i, left in enumerate(names)
             ],
         )
     )
     pairs = _pairs(cosines)
+    for line in untrusted(weak):
+        console.print(f"\n{line}", markup=False, soft_wrap=True)
     if not any(clean(row["low"]) is not None for row in pairs):
         console.print("\nThis file has no intervals of cosines.", markup=False, soft_wrap=True)
         return
@@ -284,7 +295,7 @@ def _show_cosines(
             ("pair", "cosine", "free of noise", "95 % interval"),
             [
                 (
-                    f"{row['behavior_a']}, {row['behavior_b']}",
+                    f"{marked[row['behavior_a']]}, {marked[row['behavior_b']]}",
                     number(row["cosine"]),
                     number(row["corrected"]),
                     MISSING

@@ -114,7 +114,8 @@ def add_command(commands: Any, formatter: Any) -> None:
         type=float,
         default=0.2,
         metavar="C",
-        help="How strong the layers are steered, in mean norms. Default: %(default)s.",
+        help="How strong the layers are steered, in the unit of the vectors: mean norms, or norms "
+        "of the mean until steerkit calibrate. Default: %(default)s.",
     )
     scoring.add_argument(
         "--layers", type=layers, metavar="LAYERS", help="Layers to score, such as 3,5-9."
@@ -196,6 +197,13 @@ def run(arguments: argparse.Namespace) -> None:
         tasks: list[Task] = []
         if "sweep" in wanted or not arguments.no_ranges:
             tasks = select_tasks(vectors, traces, named, arguments.count)
+        if "sweep" in wanted and len(tasks) < 2:
+            raise ExtractionError(
+                "one select task gives a causal sweep no interval",
+                expected="two select tasks or more",
+                found=count(len(tasks), "task"),
+                fix="allow more (--count), name a file with more (--tasks), or --no-sweep",
+            )
         annotator = _annotator(arguments.annotator, vectors, arguments.model)
     model = load_model(arguments)
     options = {
@@ -230,9 +238,12 @@ def run(arguments: argparse.Namespace) -> None:
     with status("drawing"):
         from steerkit.layer_plot import plot_layer_scores
         from steerkit.plots import save_figure
+        from steerkit.vectors import weaknesses
 
         caption = f"{model.name}, {count(len(tasks), 'select task')}, step {arguments.coefficient}."
-        save_figure(plot_layer_scores(scores, choice.layers, score=by, caption=caption), figure)
+        weak = weaknesses(choice.vectors)
+        drawn = plot_layer_scores(scores, choice.layers, score=by, caption=caption, weak=weak)
+        save_figure(drawn, figure)
     if arguments.json:
         summary = _summary(scores, choice, out, figure, annotator.name if tasks else None)
         summary["traces"] = arguments.traces or [fitting(arguments.model)]
@@ -264,7 +275,8 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
                     else f"{number(row.value, 3)} ({number(row.low, 3)} to {number(row.high, 3)})"
                 )
             rows.append(cells)
-        console.print(f"\n{behavior}", markup=False, style="bold")
+        weak = choice.vectors[str(behavior)].weakness
+        console.print(f"\n{behavior}{'*' * bool(weak)}", markup=False, style="bold")
         console.print(table(["layer", *names], rows))
     console.print()
     for name in (n for n in before if n in set(scores.behavior)):
@@ -274,6 +286,8 @@ def _show(scores: pd.DataFrame, choice: LayerChoice, before: SteeringVectors) ->
             line += f". Fluent from {ranges.fluent.low:+g} to {ranges.fluent.high:+g}"
             if ranges.free is not None:
                 line += f", accuracy kept from {ranges.free.low:+g} to {ranges.free.high:+g}"
+        if weak := choice.vectors[name].weakness:
+            line += f". * Not to be trusted yet: {weak}"
         console.print(line + ".", markup=False, soft_wrap=True)
 
 
@@ -319,6 +333,7 @@ def _summary(
         "score": choice.score,
         "annotator": annotator,
         "layers": dict(choice.layers),
+        "notes": {name: d.weakness for name, d in choice.vectors.items()},
         "ranges": {
             name: {"fluent": list(r.fluent), "free": None if r.free is None else list(r.free)}
             for name, r in choice.ranges.items()

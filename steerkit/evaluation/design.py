@@ -75,7 +75,7 @@ class Design:
         return {name: replace(d, fluent=None, free=None) for name, d in self.vectors.items()}
 
     def without_range(self) -> dict[str, Direction]:
-        """Directions whose range is to be found: that of a vectors file is in mean norms."""
+        """Directions whose range is to be found: that of a vectors file is in their unit."""
         if self.find_range is False:
             return {}
         return {
@@ -83,7 +83,7 @@ class Design:
             for name, direction in self.directions().items()
             if self.find_range
             or self.vectors[name].fluent is None
-            or direction.check_unit(self.unit) != "norm"
+            or direction.check_unit(self.unit) != direction.default_unit
         }
 
     @property

@@ -94,15 +94,17 @@ def with_ranges(
 ) -> LayerChoice:
     """The choice with the fluent and the free range of every behaviour at its layer.
 
-    ``options`` are those of :func:`steerkit.ranges.find_ranges`. Provenance says on how many
-    tasks they were found, and who told which sentences are known.
+    ``options`` are those of :func:`steerkit.ranges.find_ranges`. Ranges are in each direction's
+    default unit. Provenance says on which model and how many tasks they were found, and who told
+    which sentences are known.
     """
-    ranges, directions = {}, {}
+    ranges, directions, unsteered = {}, {}, dict[str, float]()
     for name, direction in choice.vectors.items():
         directions[name] = direction
         if direction.layer is None:
             continue
-        found = find_ranges(model, direction, tasks, annotate=annotate, **options)
+        shared = {"annotate": annotate, "unsteered": unsteered, **options}
+        found = find_ranges(model, direction, tasks, **shared)
         ranges[name] = found
         directions[name] = replace(
             direction,
@@ -110,7 +112,11 @@ def with_ranges(
             free=None if found.free is None else (found.free.low, found.free.high),
         )
     annotators = {found.annotator for found in ranges.values() if found.annotator}
-    facts = {"tasks": len(tasks), "annotator": ", ".join(sorted(annotators)) or None}
+    facts = {
+        "model": model.name,
+        "tasks": len(tasks),
+        "annotator": ", ".join(sorted(annotators)) or None,
+    }
     provenance = {**choice.vectors.provenance, **({"ranges": facts} if ranges else {})}
     vectors = SteeringVectors(directions, provenance, choice.vectors.geometry)
     return replace(choice, vectors=vectors, ranges=ranges)

@@ -26,7 +26,7 @@ STEPS = ("gain", "effect")
 FORCED = (*SLOPES, *STEPS)
 """The scores of this module: by a backward pass, by forward passes with a step."""
 COEFFICIENT = 0.2
-"""Of steps, in mean norms, unless another is named."""
+"""Of steps, in the default unit of each direction, unless another is named."""
 _BATCH = 2048
 _GRAPH_BYTES = {"cpu": 1 << 30}
 _Sums = dict[str, dict[str, dict[str, NDArray[np.float64]]]]

@@ -3,7 +3,9 @@
 At the boundary before a span the model chooses how to go on. A direction that carries a
 behaviour raises the log-probability of the first token of its spans where they begin, and not
 that of other spans where those begin. Its slope at the unsteered point is had for all layers by
-one backward pass a label; what a real step does is measured in :mod:`.steps`.
+one backward pass a label; what a real step does is measured in :mod:`.steps`. The two differ in
+where they push: slopes are taken at thinking positions only, so that no prompt decides, while a
+step, like generation by default, pushes at every position, those of the prompt among them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ def opener_slopes(
     published: bool = False,
 ) -> Sums:
     """d/dc of openers' log-probabilities for h + c d at every thinking position, at c = 0.
+
+    Positions of the prompt are left alone, unlike in a step (:mod:`.steps`).
 
     By behaviour, ``[row, layer]`` sums over the row's boundaries in nats per unit of c: ``own``
     (those of the behaviour), ``other`` (the rest), with their numbers ``n_own`` and

@@ -15,6 +15,7 @@ from steerkit.layer_choice.causal import causal_sweep
 from steerkit.layer_choice.curves import COEFFICIENT, FORCED, forced_curves
 from steerkit.layer_choice.foresight import area_intervals, foreseen
 from steerkit.models import ThinkingModel
+from steerkit.streaming import TooLong
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces
 from steerkit.vectors import SteeringVectors
@@ -41,6 +42,7 @@ def score_layers(
     chains: int = 48,
     tokens: int = 384,
     batch_tokens: int | None = None,
+    too_long: TooLong | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -56,7 +58,8 @@ def score_layers(
     scores:
         Some of ``auroc``, ``gradient``, ``gain``, ``effect``, ``published`` and ``sweep``.
     coefficient:
-        Of the steps, in mean norms of each layer. ``gradient`` is the slope times it.
+        Of the steps, in each direction's default unit: mean norms of the layer, or norms of the
+        mean where the vectors are not calibrated. ``gradient`` is the slope times it.
     layers:
         Those of the vectors by default.
     tasks, annotate, options:
@@ -67,6 +70,9 @@ def score_layers(
         How many chains, and how many tokens of each, all scores but ``auroc`` and ``sweep`` are
         taken from. The cost of ``gain`` and ``effect`` is a forward pass over them for every
         behaviour and layer.
+    too_long:
+        What ``auroc`` does with a chain longer than the context (as of
+        :func:`steerkit.collection.collect`); by default what extraction did.
     progress:
         Called with steps done and steps in all, and for the sweep with chains.
 
@@ -79,7 +85,8 @@ def score_layers(
     of spans. ``table.attrs["annotator"]`` names who labelled the sweep's chains.
 
     Raises :class:`ExtractionError` for unknown scores, for no chains of *select* tasks, and
-    for a sweep without tasks or annotator; :class:`AnnotationError` for an unknown annotator.
+    for a sweep without annotator or without two tasks; :class:`AnnotationError` for an unknown
+    annotator.
     """
 
     for name in scores:
@@ -91,6 +98,13 @@ def score_layers(
             "a causal sweep needs tasks and an annotator",
             fix="pass tasks=... of the select set and annotate=..., or leave the sweep out",
         )
+    if swept and len(tasks) < 2:
+        raise ExtractionError(
+            "one task gives a causal sweep no interval",
+            expected="two tasks or more",
+            found=f"{len(tasks)} task",
+            fix="allow more tasks: --count 2, or tasks=...",
+        )
     vectors.check(model)
     kept = select_chains(vectors, traces)
     few = Traces(sorted(kept, key=lambda trace: trace.task_key)[:chains])
@@ -99,7 +113,9 @@ def score_layers(
     chosen = list(first.layers) if layers is None else list(layers)
     tables = []
     if "auroc" in scores:
-        tables.append(_auroc(model, found, kept, chosen, batch_tokens))
+        # chains that extraction cut or skipped are cut or skipped here as well
+        told_too_long = too_long or vectors.provenance.get("too_long", "refuse")
+        tables.append(_auroc(model, found, kept, chosen, batch_tokens, told_too_long))
     forced = [name for name in scores if name in FORCED]
     if forced:
         curves = forced_curves(
@@ -195,9 +211,11 @@ def _auroc(
     chains: Traces,
     layers: Sequence[int],
     batch_tokens: int | None,
+    too_long: TooLong,
 ) -> pd.DataFrame:
     tensors = {n: d.tensor[[d.row(layer) for layer in layers]] for n, d in directions.items()}
-    seen = foreseen(model, chains, tensors, layers, batch_tokens=batch_tokens)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "too_long": too_long}
+    seen = foreseen(model, chains, tensors, layers, **options)
     curves = area_intervals(seen, list(tensors))
     return _table(
         "auroc",

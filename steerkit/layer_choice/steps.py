@@ -45,7 +45,8 @@ def step_effects(
 ) -> dict[str, dict[str, Float[Tensor, "row layer"]]]:
     """Finite-step effect and opener gain of every direction at every layer.
 
-    The step is the term ``coefficient * direction.at(layer=layer)``, as in generation. KL is
+    The step is the term ``coefficient * direction.at(layer=layer)``, as in generation: at every
+    position, those of the prompt among them, while what it does is read while thinking. KL is
     also taken for ``randoms`` random directions of the same length, the same for all
     behaviours: a step moves predictions whatever its direction, and only what exceeds that
     speaks for the direction. ``told`` is called after every forward pass.

@@ -63,12 +63,13 @@ def direction_section(scope: Scope, vectors: SteeringVectors | None) -> Section:
     scores = evaluation_scores(scope.evaluation.folder)
     if scores is not None:
         from steerkit.layer_plot import plot_layer_scores
+        from steerkit.vectors import weaknesses
 
         chosen = {name: d.layer for name, d in vectors.items() if d.layer is not None}
         by = next((d.chosen_by for d in vectors.values() if d.chosen_by), "")
         pictures.append(
             picture(
-                plot_layer_scores(scores, chosen, score=by),
+                plot_layer_scores(scores, chosen, score=by, weak=weaknesses(vectors)),
                 scope.folder,
                 "layer_scores",
                 "Scores of the layers.",

@@ -62,3 +62,20 @@ def test_what_cannot_be_measured_is_one_clear_line(run, imported, model_folder, 
     assert imported.read_bytes() == before
     result = run("calibrate", "nowhere.safetensors", *words[2:], "--traces", "bare.jsonl")
     assert result.code == 2 and "no such vectors file" in result.err
+
+
+def test_ranges_found_before_are_those_after(run, imported, model_folder, chains) -> None:
+    words = ["--model", model_folder, "--traces", chains]
+    options = ["--no-sweep", "--scores", "auroc", "--layers", 1, "--count", 2]
+    result = run("layers", *words, "--vectors", imported, *options, "--max-new-tokens", 6)
+    assert result.code == 0, result.err
+    before = sk.read_vectors(imported)
+    assert run("calibrate", imported, *words).code == 0
+    after = sk.read_vectors(imported)
+    for name, direction in before.items():
+        if direction.layer is None or direction.fluent is None:
+            continue
+        factor = float(direction.unit_length(direction.layer))
+        factor /= float(after[name].unit_length(direction.layer))
+        assert after[name].fluent == pytest.approx([factor * c for c in direction.fluent])
+    assert any(d.fluent for d in after.values())

@@ -29,7 +29,10 @@ def test_prints_a_table_and_draws(run, files, tmp_path):
     a, b, twin = made(0), made(10), made(20)
     table, control = compare_directions(a, b), compare_directions(twin, b)
     for line in lines[2:4]:
-        name, layer, *numbers = line.split()
+        marked, layer, *numbers = line.split()
+        name = marked.rstrip("*")
+        weak = bool(a[name].weakness or b[name].weakness)
+        assert (marked != name) == weak == (f" {name} (" in result.out)
         here = table[(table["behavior_a"] == name) & (table["layer"] == int(layer))]
         assert int(layer) == a[name].layer
         same, other = here[here["matched"]].iloc[0], here[~here["matched"]].iloc[0]

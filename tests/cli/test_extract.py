@@ -90,6 +90,7 @@ def test_json_is_one_object_and_nothing_else(run, model_folder, chains, tmp_path
         "contrast",
         "method",
         "counts",
+        "left_out",
         "behaviors",
     ]
     assert (found["vectors"], found["figure"]) == ("v.safetensors", "v.png")
@@ -225,3 +226,25 @@ def test_next_command_can_be_typed(run, model_folder, chains):
     result = run(*words[1:], "--max-new-tokens", 3)
     assert result.code == 0, result.err
     assert result.out.count("cut off") == 3
+
+
+def test_who_is_left_out_stands_in_the_table(run, model_folder, tmp_path) -> None:
+    from steerkit.traces import write_traces
+    from tests.test_extraction import with_one_alone
+    from tests.tiny import tiny_traces
+
+    file = write_traces(with_one_alone(tiny_traces(40)), tmp_path / "alone.jsonl")
+    words = ["extract", "--model", model_folder, "--traces", file, "--method", "pca"]
+    words += ["--choose-by", "auroc", "--no-figure"]
+    result = run(*words)
+    assert result.code == 0, result.err
+    assert "left out: no span has another" in result.out
+    assert "backtracking is left out" in result.err
+    result = run(*words, "--json", "--quiet")
+    assert list(result.json["left_out"]) == ["backtracking"]
+    shown = run("inspect", "out/vectors.safetensors")
+    assert "left out: no span has another" in shown.out
+    shown = run("inspect", "out/vectors.safetensors", "--behavior", "deduction")
+    assert "left out" not in shown.out
+    result = run(*words, "--behavior", "backtracking")
+    assert result.code == 2 and "at layer 0" in result.err

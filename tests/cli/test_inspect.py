@@ -40,13 +40,15 @@ def test_shows_directions_cosines_and_intervals(run, vectors, tmp_path):
     matrix = rows_under(lines, "Cosines at layer")
     assert len(matrix) == len(names)
     for i, (name, row) in enumerate(zip(names, matrix, strict=True)):
-        assert row[:2] == [str(i + 1), name]
+        assert row[:2] == [str(i + 1), name + "*" * bool(known[name].weakness)]
         expected = [table.loc[(name, other), "cosine"] for other in names[: i + 1]]
         assert [float(cell) for cell in row[2:]] == pytest.approx(expected, abs=0.006)
+    weak = [f"{name} {d.weakness}" for name, d in known.items() if d.weakness]
+    assert (f"* Not to be trusted yet: {', '.join(weak)}." in lines) == bool(weak)
     pairs = rows_under(lines, "95 % interval")
     assert len(pairs) == len(names) * (len(names) - 1) // 2
     for a, b, cosine, corrected, low, to, high in pairs:
-        row = table.loc[(a.rstrip(","), b)]
+        row = table.loc[(a.rstrip(",*"), b.rstrip("*"))]
         assert float(cosine) == pytest.approx(row["cosine"], abs=0.006)
         if corrected == "-":
             assert math.isnan(row["corrected"])

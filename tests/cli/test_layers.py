@@ -54,7 +54,8 @@ def test_sweeps_finds_ranges_and_says_why(run, words, tmp_path, monkeypatch) -> 
     assert all(direction.fluent is not None for direction in chosen.values())
     facts = chosen.provenance["layer_choice"]
     assert facts == {"score": "sweep", "coefficient": 0.2, "tasks": 2, "annotator": "grammar"}
-    assert chosen.provenance["ranges"] == {"tasks": 2, "annotator": "grammar"}
+    ranged = chosen.provenance["ranges"]
+    assert ranged.pop("model") and ranged == {"tasks": 2, "annotator": "grammar"}
     assert "Labels:  by grammar" in result.out
 
 
@@ -135,3 +136,13 @@ def test_any_model_has_chains_and_an_annotator(run, long_folder, tmp_path) -> No
     assert result.code == 0, result.err
     assert result.json["traces"] == ["reasoning"]
     assert result.json["annotator"] == read_classifier().name
+
+
+def test_one_task_is_refused_before_anything_is_written(run, words, tmp_path, monkeypatch) -> None:
+    def never(*_, **__):
+        raise AssertionError("chains were written")
+
+    monkeypatch.setattr("steerkit.layer_choice.causal.sweep", never)
+    result = run(*words, "--count", 1, "--out", tmp_path / "v.safetensors")
+    assert result.code == 2 and "one select task gives a causal sweep no interval" in result.err
+    assert not (tmp_path / "v.safetensors").exists()

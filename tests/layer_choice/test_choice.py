@@ -113,7 +113,11 @@ def test_a_choice_keeps_the_cosines_and_names_the_annotator(monkeypatch) -> None
     tasks = [Task("a", "Use 3, 7, 8 to make 29.")]
     found = with_ranges(choice, tiny_model(), tasks, "grammar").vectors
     assert found.geometry is known
-    assert found.provenance["ranges"] == {"tasks": 1, "annotator": "grammar"}
+    assert found.provenance["ranges"] == {
+        "model": tiny_model().name,
+        "tasks": 1,
+        "annotator": "grammar",
+    }
 
 
 def test_select_tasks_are_taken_in_the_order_of_their_hashes() -> None:

@@ -15,7 +15,7 @@ from steerkit.tasks import Task
 from steerkit.vectors import SteeringVectors
 from tests.test_extraction import planted_model
 from tests.test_steering import direction
-from tests.tiny import LAYERS, tiny_traces
+from tests.tiny import LAYERS, tiny_model, tiny_traces
 
 
 def extracted(strength: float = 400.0):
@@ -96,3 +96,19 @@ def test_scores_that_cannot_be_had_are_refused() -> None:
     other = SteeringVectors({"backtracking": replace(direction(), n_layers=9)}, {})
     with pytest.raises(sk.SteerkitError, match="do not fit"):
         score_layers(model, other, traces)
+
+
+def test_chains_that_extraction_cut_are_cut_again_and_one_task_is_no_sweep(monkeypatch) -> None:
+    model, traces = tiny_model(), tiny_traces(40)
+    whole = sk.extract(model, traces, choose_by="auroc")
+    lengths = sorted(len(model.align(t).ids) for t in traces.split("select"))
+    monkeypatch.setattr(model, "context", lengths[-1] - 1)
+    cut = SteeringVectors(dict(whole), {**whole.provenance, "too_long": "cut"})
+    assert len(score_layers(model, cut, traces, scores=("auroc",)))
+    with pytest.raises(ExtractionError, match="longer than"):  # without it
+        score_layers(model, whole, traces, scores=("auroc",))
+    assert len(score_layers(model, whole, traces, scores=("auroc",), too_long="skip"))
+    with pytest.raises(ExtractionError, match="one task gives a causal sweep no interval"):
+        score_layers(
+            model, whole, traces, scores=("sweep",), tasks=[Task("a", "Why?")], annotate="rules"
+        )
