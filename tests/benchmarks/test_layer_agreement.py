@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from layer_agreement import agreement, correlations, differences
+from layer_agreement import _means, _with_interval, agreement, correlations, differences
 from scipy.stats import spearmanr
 
 NAMES = ("backtracking", "deduction", "uncertainty-estimation")
@@ -157,18 +157,21 @@ def test_noise_that_all_layers_share_does_not_blur_their_order() -> None:
 
 def test_intervals_cover_what_sweeps_of_as_many_tasks_give_on_average() -> None:
     truth, values, ends, old = table(), [], [], []
-    for seed in range(150):
-        shares = shares_around(truth, 40, shared=1.0, own=0.3, seed=seed)
+    truth = truth[truth.score.isin(["sweep", "gain"])]
+    for seed in range(40):
+        shares = shares_around(truth, 40, shared=1.0, own=0.1, seed=seed)
         scores = judged_by(truth, shares)
-        row = found(scores, shares, draws=200).loc["gain"]
-        values.append(row.correlation)
-        ends.append((row.low, row.high))
-        if seed < 10:
-            old.append(layer_by_layer(scores, "gain", draws=50))
+        curves = correlations(scores, shares, 100, 0)["gain"]
+        row = _with_interval(_means(list(curves.values())), 40)
+        values.append(row["correlation"])
+        ends.append((row["low"], row["high"]))
+        if seed < 8:
+            old.append(layer_by_layer(scores, "gain", draws=40))
     expected = np.mean(values)
-    covered = np.mean([low <= expected <= high for low, high in ends])
-    assert 0.89 <= covered <= 0.99
+    # cautious where scores agree almost fully, for drawn sweeps are noisier than the measured one
+    assert np.mean([low <= expected <= high for low, high in ends]) >= 0.9
     assert np.mean([low <= expected <= high for low, high in old]) < 0.5
+    assert np.mean([high - low for low, high in ends]) < 0.3
 
 
 def test_two_scores_are_compared_under_the_same_draws() -> None:
