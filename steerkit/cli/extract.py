@@ -30,7 +30,7 @@ from steerkit.cli.sources import (
     load_model,
     read_chains,
 )
-from steerkit.cli.tables import clean, count, number, table
+from steerkit.cli.tables import MISSING, clean, count, number, table
 from steerkit.errors import ResourceError
 from steerkit.tasks import SPLITS
 
@@ -309,7 +309,7 @@ def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
         {
             "behavior": row["behavior"],
             "spans": int(row["spans"]),
-            "tasks": int(row["tasks"]),
+            "tasks": vectors[row["behavior"]].tasks,
             **{name: clean(row[name]) for name in measured},
             **_spread(vectors[row["behavior"]]),
             "layer": vectors[row["behavior"]].layer,
@@ -355,7 +355,7 @@ def direction_table(vectors: SteeringVectors) -> Any:
             (
                 row["behavior"],
                 f"{row['spans']:,}",
-                f"{row['tasks']:,}",
+                MISSING if row["tasks"] is None else f"{row['tasks']:,}",
                 *(number(row[n]) for n in ("norm", "split_half", "split_half_shuffled", "auroc")),
                 "none" if row["layer"] is None else str(row["layer"]),
                 row["note"],
