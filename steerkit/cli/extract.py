@@ -311,7 +311,7 @@ def direction_rows(vectors: SteeringVectors) -> list[dict[str, Any]]:
         {
             "behavior": row["behavior"],
             "spans": int(row["spans"]),
-            "tasks": int(row["tasks"]),
+            "tasks": vectors[row["behavior"]].tasks,
             **{name: clean(row[name]) for name in measured},
             **_spread(vectors[row["behavior"]]),
             "layer": vectors[row["behavior"]].layer,
@@ -357,7 +357,7 @@ def direction_table(vectors: SteeringVectors, left_out: Mapping[str, str]) -> An
             (
                 row["behavior"],
                 f"{row['spans']:,}",
-                f"{row['tasks']:,}",
+                MISSING if row["tasks"] is None else f"{row['tasks']:,}",
                 *(number(row[n]) for n in ("norm", "split_half", "split_half_shuffled", "auroc")),
                 "none" if row["layer"] is None else str(row["layer"]),
                 row["note"],

@@ -6,6 +6,7 @@ import pytest
 import steerkit as sk
 from steerkit.lens import TIED
 from steerkit.vectors import SteeringVectors
+from tests.test_published import means, written
 from tests.tiny import LAYERS, SENTENCES
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -169,3 +170,15 @@ def test_the_vectors_file_is_never_overwritten(run, vectors, tmp_path):
     assert result.code == 2 and "would overwrite" in result.err
     assert copy.read_bytes() == vectors.read_bytes()
     assert "no such vectors file" in run("inspect").err
+
+
+def test_published_means_are_inspected_too(run, tmp_path):
+    """Nobody wrote down how many tasks they are of."""
+    vectors = sk.read_published(written(means(), tmp_path / "means.pt"), contrast="overall")
+    vectors.save(tmp_path / "p.safetensors")
+    result = run("inspect", tmp_path / "p.safetensors", "--layer", 1)
+    assert result.code == 0, result.err
+    assert "backtracking" in result.out and "no intervals of cosines" in result.out
+    found = run("inspect", tmp_path / "p.safetensors", "--layer", 1, "--json").json
+    assert {row["tasks"] for row in found["behaviors"]} == {None}
+    assert {row["cone"] for row in found["behaviors"]} == {None}
