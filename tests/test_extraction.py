@@ -92,7 +92,9 @@ def test_cosines_are_those_of_the_extract_tasks(behaviors: list[str] | None) -> 
     expected = sk.cosines(moments, "balanced", behaviors).table()
     found = vectors.cosines()
     assert list(found["behavior_a"].unique()) == list(behaviors or LABELS)
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-6)
+    # which direction is weak is not known of moments alone
+    measured = found.drop(columns="note")
+    pd.testing.assert_frame_equal(measured, expected, rtol=1e-5, atol=1e-6)
     assert found["low"].notna().all() and (found["low"] <= found["high"]).all()
     alone = sk.extract(model, traces, contrast="backtracking:deduction").cosines()
     assert len(alone) == LAYERS and (alone["low"] == 1).all()

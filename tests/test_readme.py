@@ -87,6 +87,9 @@ def test_every_option_and_make_target_exists(page):
     known = {o for parser in parsers(build_parser()) for o in parser._option_string_actions}
     # of python -m steerkit.puzzles, named in data/README.md
     known |= {"--pool", "--count", "--kinds"}
+    # and of the benchmarks, whose commands stand beside their results
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', script.read_text()))
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"<!--.*?-->", "", text)))
     assert mentioned <= known, mentioned - known
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

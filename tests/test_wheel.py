@@ -54,7 +54,8 @@ def test_the_wheel_holds_the_data_and_nothing_of_the_repository(wheel) -> None:
         "models/qwen2.5-coder-1.5b-thinking/adapter_model.safetensors",
     ):
         assert f"steerkit/_data/{needed}" in names
-    assert sum(entry.compress_size for entry in zipfile.ZipFile(wheel).infolist()) < 30e6
+    # two models, three snapshots of 5 MB each, and the adapter's 14 MB
+    assert sum(entry.compress_size for entry in zipfile.ZipFile(wheel).infolist()) < 45e6
 
 
 # required although no module of steerkit imports it, and why

@@ -8,6 +8,7 @@ from steerkit.training.base import Base
 from steerkit.training.config import RLConfig
 from steerkit.training.policy_gradient import add_gradients, micro_batches, policy_loss
 from steerkit.training.rollouts import Rollouts, write_rollouts
+from tests.training.test_rollouts import cut_rollouts
 
 SMALL = RLConfig(tasks=4, samples=4, kinds=("rules",), longest=20)
 TASK = CountdownTask((3, 7, 8), 29)
@@ -20,10 +21,14 @@ def model(base_folder):
 
 def test_the_gradient_is_that_of_reinforce_token_by_token(model):
     """Against one forward pass for every token, without padding, labels or batches."""
-    found = write_rollouts(model, SMALL, 0)
-    assert len({len(ids) for ids, _ in found.examples}) > 2  # so that there is padding
-    used = [cut for cut, a in zip(found.truncated, found.advantages.tolist(), strict=True) if a]
-    assert 0 < sum(used) < len(used) < 16  # some cut off, some not, some left out
+
+    def telling(found: Rollouts) -> bool:
+        used = [cut for cut, a in zip(found.truncated, found.advantages.tolist(), strict=True) if a]
+        # some cut off, some not, some left out, and several lengths, so that there is padding
+        padded = len({len(ids) for ids, _ in found.examples}) > 2
+        return padded and 0 < sum(used) < len(used) < 16
+
+    _, found = cut_rollouts(model, SMALL, telling)
     loss = add_gradients(model, found)
     gradients = {n: p.grad.clone() for n, p in model.hf.named_parameters()}
     model.hf.zero_grad()

@@ -81,15 +81,33 @@ def test_the_gradient_is_not_biased_by_the_baseline():
     torch.testing.assert_close(estimate, true, rtol=1e-6, atol=1e-8)
 
 
+def cut_rollouts(model, config, wanted):
+    """A configuration whose first rollouts are as wanted, and these.
+
+    What a small base writes hangs on the rounding of the processor that trained it, and with it
+    which length and seed cut some of its chains and leave others whole.
+    """
+    for seed in range(20):
+        seeded = replace(config, seed=seed)
+        whole = write_rollouts(model, seeded, 0)
+        lengths = sorted({len(ids) - prompt for ids, prompt in whole.examples})
+        for longest in reversed(lengths[:-1]):
+            cut = replace(seeded, longest=longest)
+            found = write_rollouts(model, cut, 0)
+            if wanted(found):
+                return cut, found
+    raise AssertionError("no length and seed give such rollouts")
+
+
 def test_rollouts_hold_what_the_model_wrote(base_folder):
     model = Base.find(base_folder).load(torch.device("cpu"))
-    found = write_rollouts(model, CONFIG, 0)
+    config, found = cut_rollouts(model, CONFIG, lambda cut: any(cut.truncated))
     assert len(found.examples) == 12 and found.tokens > 12
     assert {task.pool for task in found.tasks} == {"rl"}
     assert len({task.id for task in found.tasks}) == 3
     assert [found.tasks[i].id for i in (0, 4, 8)] == [found.tasks[i].id for i in (3, 7, 11)]
     eos = model.tokenizer.eos_token_id
-    assert any(found.truncated) and not all(found.truncated)
+    assert not all(found.truncated)
     for task, response, (ids, prompt), cut in zip(
         found.tasks, found.responses, found.examples, found.truncated, strict=True
     ):
@@ -97,13 +115,13 @@ def test_rollouts_hold_what_the_model_wrote(base_folder):
         written = ids[prompt:]
         assert (written[-1] == eos) is not cut and eos not in written[:-1]
         assert model.tokenizer.decode(written if cut else written[:-1]) == response
-        assert len(written) == 20 if cut else len(written) <= 20
+        assert len(written) == config.longest if cut else len(written) <= config.longest
     torch.testing.assert_close(
         found.advantages, advantages(found.rewards.view(3, 4)).flatten(), rtol=0, atol=0
     )
-    again = write_rollouts(model, CONFIG, 0)
+    again = write_rollouts(model, config, 0)
     assert again.examples == found.examples and again.tasks == found.tasks
     # another step, and another seed: other tasks and other noise
-    for step, seed in ((1, 0), (0, 1)):
-        other = write_rollouts(model, replace(CONFIG, seed=seed), step)
+    for step, seed in ((1, config.seed), (0, config.seed + 1)):
+        other = write_rollouts(model, replace(config, seed=seed), step)
         assert other.tasks != found.tasks and other.responses != found.responses
