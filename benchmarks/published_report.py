@@ -11,11 +11,11 @@ import pandas as pd
 def summary(table: pd.DataFrame, shuffled: pd.DataFrame) -> pd.DataFrame:
     """One row a behaviour and layer.
 
-    ``cosine`` with the same behaviour's published direction, with ``low``, ``high`` and
-    ``corrected``; ``others`` and ``others_highest``: mean and largest cosine with other
-    behaviours'; ``shuffled``, ``shuffled_low``, ``shuffled_high``: mean, least and largest cosine
-    of directions of shuffled labels with the same behaviour's; ``beyond``: whether the cosine
-    exceeds every one of both.
+    ``cosine`` with the same behaviour's published direction, with ``low`` and ``high`` (published
+    means come without halves, so it can't be corrected for noise); ``others`` and
+    ``others_highest``: mean and largest cosine with other behaviours'; ``shuffled``,
+    ``shuffled_low``, ``shuffled_high``: mean, least and largest cosine of directions of shuffled
+    labels with the same behaviour's; ``beyond``: whether the cosine exceeds every one of both.
     """
     rows = []
     for (name, layer), part in table.groupby(["behavior_a", "layer"], sort=False):
@@ -33,7 +33,6 @@ def summary(table: pd.DataFrame, shuffled: pd.DataFrame) -> pd.DataFrame:
                 "cosine": own.cosine,
                 "low": own.low,
                 "high": own.high,
-                "corrected": own.corrected,
                 "others": others.mean(),
                 "others_highest": others.max(),
                 "shuffled": drawn.mean(),
@@ -64,13 +63,13 @@ def markdown(content: Mapping[str, Any], found: pd.DataFrame) -> str:
         f"within chains, mean of {content['shuffles']} shuffles (least to largest). Chance: 95 of "
         f"100 random directions stay within {content['chance']:.2f}.",
         "",
-        "| behaviour | spans | cosine | interval | corrected | others | shuffled |",
-        "|---|---|---|---|---|---|---|",
+        "| behaviour | spans | cosine | interval | others | shuffled |",
+        "|---|---|---|---|---|---|",
     ]
     at = found[found.layer == layer]
     lines += [
         f"| {r.behavior} | {content['spans'][r.behavior]:,} | {r.cosine:.2f} | "
-        f"{r.low:.2f} to {r.high:.2f} | {r.corrected:.2f} | "
+        f"{r.low:.2f} to {r.high:.2f} | "
         f"{r.others:.2f} ({r.others_highest:.2f}) | "
         f"{r.shuffled:.2f} ({r.shuffled_low:.2f} to {r.shuffled_high:.2f}) |"
         for r in at.itertuples()
