@@ -28,6 +28,11 @@ class Span(NamedTuple):
     start: int
 
 
+def bytes_of_means(layers: int, spans: int, d_model: int) -> int:
+    """Bytes of the file of means: one float32 a span, layer and dimension."""
+    return 4 * layers * spans * d_model
+
+
 class SpanMeans:
     """Means of spans, ``[layer, span, d_model]`` float32, in a memory-mapped ``.npy`` file.
 
@@ -62,7 +67,7 @@ class SpanMeans:
         *,
         most: int = MOST_BYTES,
     ) -> None:
-        self.layers, self.size = layers, 4 * len(layers) * spans * d_model
+        self.layers, self.size = layers, bytes_of_means(len(layers), spans, d_model)
         if self.size > most:
             raise ExtractionError(
                 f"the means of {spans:,} spans need {self.size / 2**30:.1f} GiB on disk",

@@ -21,6 +21,7 @@ from steerkit.cli.parser import (
 )
 from steerkit.cli.screen import progress, say, status
 from steerkit.cli.sources import (
+    chain_names,
     chains_note,
     check_output,
     declare_all,
@@ -270,7 +271,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.annotation import find_annotator
         from steerkit.evaluation.experiment import evaluate
 
-        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
+        traces, _ = read_chains(chain_names(arguments))
         file = arguments.tasks or (
             None if is_bundled(arguments.model) else fitting(arguments.model)
         )
@@ -289,7 +290,7 @@ def run(arguments: argparse.Namespace) -> None:
         if not arguments.quiet:
             say(text)
 
-    tell(chains_note(arguments.traces, arguments.model))
+    tell(chains_note(arguments))
     if file is not None:
         tell(f"Tasks:   {file}" + ("" if arguments.tasks else " (bundled)"))
     with progress("writing chains", "chains") as report:

@@ -24,10 +24,10 @@ from steerkit.cli.parser import (
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import (
     announce_samples,
+    chain_names,
     chains_note,
     check_output,
     declare_all,
-    fitting,
     load_model,
     read_chains,
 )
@@ -218,7 +218,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.positions import Window
 
         window = Window.parse(arguments.window)
-        traces, unplaced = read_chains(arguments.traces or [fitting(arguments.model)])
+        traces, unplaced = read_chains(chain_names(arguments))
         if arguments.shuffle_labels is not None:
             from steerkit.annotation import shuffle_labels
 
@@ -250,13 +250,13 @@ def run(arguments: argparse.Namespace) -> None:
             save_figure(plot_layers(vectors), figure)
     counts = _counts(traces, unplaced, vectors)
     if arguments.json:
-        named = arguments.traces or [fitting(arguments.model)]
+        named = chain_names(arguments)
         print(json.dumps(_summary(vectors, out, figure, named, counts), allow_nan=False))
         return
     console = stdout()
     console.print(direction_table(vectors, vectors.provenance["left_out"]))
     console.print()
-    chains = chains_note(arguments.traces, arguments.model)
+    chains = chains_note(arguments)
     for line in filter(None, (layer_note(vectors), chains, *_notes(counts))):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)

@@ -16,9 +16,9 @@ from steerkit.cli.parser import (
 )
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import (
+    chain_names,
     chains_note,
     check_output,
-    fitting,
     is_bundled,
     load_model,
     read_chains,
@@ -192,7 +192,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.vectors_file import read_vectors
 
         vectors = read_vectors(arguments.vectors)
-        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
+        traces, _ = read_chains(chain_names(arguments))
         named = [task for task in read_prompts([], arguments.tasks) if isinstance(task, Task)]
         tasks: list[Task] = []
         if "sweep" in wanted or not arguments.no_ranges:
@@ -246,14 +246,14 @@ def run(arguments: argparse.Namespace) -> None:
         save_figure(drawn, figure)
     if arguments.json:
         summary = _summary(scores, choice, out, figure, annotator.name if tasks else None)
-        summary["traces"] = arguments.traces or [fitting(arguments.model)]
+        summary["traces"] = chain_names(arguments)
         print(json.dumps(summary, allow_nan=False))
         return
     _show(scores, choice, vectors)
     console = stdout()
     if tasks:
         console.print(f"Labels:  by {annotator.name}", markup=False, soft_wrap=True)
-    note = chains_note(arguments.traces, arguments.model)
+    note = chains_note(arguments)
     console.print(note, markup=False, soft_wrap=True)
     console.print(f"Vectors: {out}", markup=False, soft_wrap=True)
     console.print(f"Figure:  {figure}", markup=False, soft_wrap=True)

@@ -19,9 +19,9 @@ from steerkit.cli.parser import (
 from steerkit.cli.screen import progress, status, stdout
 from steerkit.cli.sources import (
     announce_samples,
+    chain_names,
     chains_note,
     declare_all,
-    fitting,
     load_model,
     read_chains,
 )
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.method_comparison import compare_methods
         from steerkit.positions import Window
 
-        traces, _ = read_chains(arguments.traces or [fitting(arguments.model)])
+        traces, _ = read_chains(chain_names(arguments))
         window = Window.parse(arguments.window)
     methods = [part.strip() for part in arguments.methods.split(",")]
     model = load_model(arguments)
@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
             ],
         )
     )
-    note = chains_note(arguments.traces, arguments.model)
+    note = chains_note(arguments)
     stdout().print(f"\n{note}", markup=False, soft_wrap=True)
 
 

@@ -94,10 +94,15 @@ def chain_file(name: str) -> Path:
     return _bundled_chains(name) or Path(name)
 
 
-def chains_note(names: Sequence[str] | None, model: str) -> str:
-    """Which chains were read, in a line; without names those that fit the model."""
+def chain_names(arguments: argparse.Namespace) -> list[str]:
+    """What ``--traces`` names, or the bundled chains that fit ``--model``."""
+    return list(arguments.traces or [fitting(arguments.model)])
+
+
+def chains_note(arguments: argparse.Namespace) -> str:
+    """Which chains were read, in a line."""
     said = [
-        f"{name} (bundled)" if _bundled_chains(name) else name for name in names or [fitting(model)]
+        f"{name} (bundled)" if _bundled_chains(name) else name for name in chain_names(arguments)
     ]
     return f"Chains:  {', '.join(said)}"
 
@@ -213,12 +218,13 @@ def announce_samples(
 ) -> None:
     """Say on stderr how large the temporary file of span means will be, if a method needs one."""
     from steerkit.methods import METHODS
+    from steerkit.span_means import bytes_of_means
 
     if not any(METHODS[name].samples for name in methods if name in METHODS):
         return
     known = {found.name for found in behaviors()}
     spans = sum(s.label in known for trace in traces.split("extract") for s in trace.spans)
-    size = 4 * (model.n_layers if layers is None else len(layers)) * spans * model.d_model
+    size = bytes_of_means(model.n_layers if layers is None else len(layers), spans, model.d_model)
     say(f"the means of {spans:,} spans go to a temporary file of {size / 2**20:,.1f} MiB")
 
 

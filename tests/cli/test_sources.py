@@ -1,6 +1,7 @@
 """Every command reads chains in every format."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
@@ -62,10 +63,10 @@ def test_bundled_chains_have_names_and_fit_models(tmp_path, monkeypatch):
     }
     assert {model: fitting(model) for model in fits} == fits
     assert read_chains(["reasoning"])[0] == sk.read_traces(sk.data("traces/reasoning.jsonl"))
-    assert (
-        chains_note(["mine.jsonl", "reasoning"], "x") == "Chains:  mine.jsonl, reasoning (bundled)"
-    )
-    assert chains_note(None, "countdown-base") == "Chains:  countdown (bundled)"
+    named = Namespace(traces=["mine.jsonl", "reasoning"], model="x")
+    assert chains_note(named) == "Chains:  mine.jsonl, reasoning (bundled)"
+    unnamed = Namespace(traces=None, model="countdown-base")
+    assert chains_note(unnamed) == "Chains:  countdown (bundled)"
     with pytest.raises(ResourceError, match="no such file"):
         read_chains(["resoning"])
     # a file of that name comes first
