@@ -224,9 +224,9 @@ def draw(content: Mapping[str, Any]) -> Figure:
         text = f"{_value(row)} ({_target(row)})"
         axis.annotate(
             text,
-            (max(*ends, value), place),
-            xytext=(6, 0),
-            textcoords="offset points",
+            (1.01, place),  # a column of their own: beside the points the line would cross them
+            xycoords=axis.get_yaxis_transform(),
+            annotation_clip=False,
             fontsize=7,
             color=color,
             va="center",
@@ -234,7 +234,7 @@ def draw(content: Mapping[str, Any]) -> Figure:
     axis.axvline(1.0, color="black", linewidth=0.8, zorder=0)
     axis.set_xscale("log")
     shares = [share_of_target(row) for row in aimed]
-    axis.set_xlim(0.7 * min([*shares, 0.5]), 3.5 * max([*shares, 1.2]))
+    axis.set_xlim(0.7 * min([*shares, 0.5]), 1.4 * max([*shares, 1.2]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.set_yticks(range(len(aimed)), labels, fontsize=7)

@@ -162,6 +162,26 @@ def check_where(where: object) -> None:
         )
 
 
+_WORDS = {
+    "prompt": "in the prompt",
+    "generated": "in what is generated",
+    "think": "while thinking",
+    "answer": "in the answer",
+    "sentences": "where a thought begins a sentence",
+}
+
+
+def where_words(recorded: Any) -> str:
+    """Words for a place as :func:`where_json` records it; none for ``all``.
+
+    >>> where_words("sentences")
+    'where a thought begins a sentence'
+    """
+    if isinstance(recorded, dict):
+        return "at chosen steps" if "steps" in recorded else "at chosen positions"
+    return _WORDS.get(str(recorded), "")
+
+
 def where_json(where: Where) -> Any:
     """A place as it is recorded with a chain."""
     if isinstance(where, Steps):

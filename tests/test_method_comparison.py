@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import steerkit as sk
 from steerkit.errors import ExtractionError
@@ -31,6 +32,28 @@ def test_rows_are_those_of_single_extractions() -> None:
     own = table[(table.method == "mean-difference") & (table.contrast == "rest")]
     assert own.cosine.to_numpy() == pytest.approx(1.0, abs=1e-6)
     assert (table.seconds >= 0).all()
+
+
+def test_windows_are_compared_with_the_first() -> None:
+    model, _ = planted_model(400.0)
+    traces = tiny_traces(40)
+    windows = [sk.Window(1, 10), sk.Window(1, 0)]
+    table = sk.compare_methods(model, traces, methods=("mean-difference",), windows=windows)
+    assert set(table.window) == {"1,10", "1,0"}
+    onset = sk.extract(model, traces, window=windows[1], choose_by="auroc")
+    usual = sk.extract(model, traces, choose_by="auroc")
+    rows = table[table.window == "1,0"].set_index("behavior")
+    assert len(rows) == len(onset) >= 2
+    for name, direction in onset.items():
+        i = direction.row(direction.layer)
+        assert rows.loc[name, "layer"] == direction.layer
+        assert rows.loc[name, "auroc"] == pytest.approx(float(direction.auroc[i]), abs=1e-6)
+        cosine = torch.cosine_similarity(direction.tensor[i], usual[name].tensor[i], dim=0)
+        assert rows.loc[name, "cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    assert table[table.window == "1,10"].cosine.to_numpy() == pytest.approx(1.0, abs=1e-6)
+    assert (rows.cosine < 1 - 1e-6).any()
+    with pytest.raises(ExtractionError, match="no window"):
+        sk.compare_methods(model, traces, windows=[])
 
 
 def test_a_method_that_fails_for_a_behaviour_says_so_in_its_row() -> None:

@@ -18,6 +18,7 @@ from steerkit.places import (
     ends_sentence,
     where_json,
     where_mask,
+    where_words,
 )
 from steerkit.positions import ANSWER, PAD, PROMPT, THINK
 
@@ -148,3 +149,11 @@ def test_steps_are_whole_numbers(unchecked, window) -> None:
     with pytest.raises(SteeringError, match="whole number"):
         Steps(*window)
     assert where_json(Steps(np.int64(2), np.int64(5))) == {"steps": [2, 5]}
+
+
+def test_a_recorded_place_has_words() -> None:
+    assert where_words(where_json("all")) == where_words(None) == ""
+    assert where_words(where_json(Steps(1))) == "at chosen steps"
+    assert where_words(where_json(Mask([True]))) == "at chosen positions"
+    named = {where_words(where) for where in PLACES}
+    assert len(named) == len(PLACES)

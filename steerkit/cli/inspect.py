@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerkit.cli.extract import direction_rows, direction_table, layer_note
+from steerkit.cli.direction_rows import direction_rows, direction_table, layer_note
 from steerkit.cli.parser import (
     DEFAULT_MODEL,
     DEFAULT_VECTORS,

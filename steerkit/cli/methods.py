@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DESCRIPTION = """\
-Set methods and contrasts side by side, from one pass over the chains.
+Set methods, contrasts and windows side by side, from one pass over the chains a window.
 
 For every behaviour: the layer where AUROC is largest and the AUROC there, on tasks that were
 not extracted from; the cosine between directions from two halves of the tasks, beside that
@@ -41,7 +41,8 @@ best need not be what moves it best: for that, extract by two methods and steer 
 _EPILOG = """\
 examples:
   steerkit methods --behavior backtracking
-  steerkit methods --methods mean-difference,mass-mean --contrasts rest,overall,within"""
+  steerkit methods --methods mean-difference,mass-mean --contrasts rest,overall,within
+  steerkit methods --methods mean-difference --windows 1,10 1,0 0,100"""
 
 
 def add_command(commands: Any, formatter: Any) -> None:
@@ -97,11 +98,12 @@ def add_command(commands: Any, formatter: Any) -> None:
         "--layers", type=layers, metavar="LAYERS", help="Layers to read, such as 3,5-9."
     )
     method.add_argument(
-        "--window",
-        default="1,10",
+        "--windows",
+        nargs="+",
+        default=["1,10"],
         metavar="BEFORE,LENGTH",
-        help="Tokens of a span that are averaged, as for steerkit extract; 1,0 is the token before "
-        "it alone. Default: %(default)s.",
+        help="Tokens of a span that are averaged, as --window for steerkit extract, one pass over "
+        "the chains for each; 1,0 is the token before it alone. Default: 1,10.",
     )
     method.add_argument(
         "--seed",
@@ -132,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
         from steerkit.positions import Window
 
         traces, _ = read_chains(chain_names(arguments))
-        window = Window.parse(arguments.window)
+        windows = [Window.parse(text) for text in arguments.windows]
     methods = [part.strip() for part in arguments.methods.split(",")]
     model = load_model(arguments)
     if not arguments.quiet:
@@ -145,7 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
             contrasts=[part.strip() for part in arguments.contrasts.split(",")],
             behaviors=names,
             layers=arguments.layers,
-            window=window,
+            windows=windows,
             seed=arguments.seed,
             too_long=arguments.too_long,
             batch_tokens=arguments.batch_tokens,
@@ -156,7 +158,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(rows, allow_nan=False))
         return
-    columns = ["behaviour", "method", "contrast", "layer", "AUROC", "split-half", "shuffled"]
+    columns = [
+        "behaviour",
+        "method",
+        "contrast",
+        "window",
+        "layer",
+        "AUROC",
+        "split-half",
+        "shuffled",
+    ]
     columns += ["cosine", "seconds", ""]
     measured = ("auroc", "split_half", "split_half_shuffled", "cosine", "seconds")
     stdout().print(
@@ -167,6 +178,7 @@ def run(arguments: argparse.Namespace) -> None:
                     row["behavior"],
                     row["method"],
                     row["contrast"],
+                    row["window"],
                     "none" if row["layer"] is None else str(row["layer"]),
                     *(number(row[name]) for name in measured),
                     row["note"],

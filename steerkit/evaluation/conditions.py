@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from steerkit.errors import SteeringError
+from steerkit.places import Where
 from steerkit.tasks import Task
 from steerkit.terms import Term
 from steerkit.vectors import Direction, Unit
@@ -104,6 +105,7 @@ def plan(
     shuffled: Mapping[str, Sequence[Direction]] | None = None,
     requests: Mapping[str, str] | None = None,
     unit: Unit | None = None,
+    where: Where = "all",
 ) -> list[Condition]:
     """All conditions of an evaluation, in the order in which they are written.
 
@@ -131,6 +133,8 @@ def plan(
         By behaviour, the sentence that asks for it.
     unit:
         Of all coefficients: one that is the same for every direction at a layer.
+    where:
+        Which positions are steered, by controls too.
 
     Raises :class:`SteeringError` for the unit ``raw``, under which directions are not equally
     long, and for a direction without a layer.
@@ -155,7 +159,7 @@ def plan(
             layer=places[name],
             coefficient=coefficient,
             headline=headlined,
-            term=coefficient * directions[name].at(layer=places[name], unit=unit),
+            term=coefficient * directions[name].at(layer=places[name], unit=unit, where=where),
         )
 
     tested = {name: sorted({float(c) for c in headline[name]}) for name in directions}
@@ -168,7 +172,10 @@ def plan(
         for name, text in (requests or {}).items()
         if text
     ]
-    conditions += _controls(directions, tested, places, control_tasks, random, shuffled or {}, unit)
+    placed = {"unit": unit, "where": where}
+    conditions += _controls(
+        directions, tested, places, control_tasks, random, shuffled or {}, placed
+    )
     return conditions
 
 
@@ -179,7 +186,7 @@ def _controls(
     tasks: int,
     random: int,
     shuffled: Mapping[str, Sequence[Direction]],
-    unit: Unit | None,
+    placed: Mapping[str, Any],
 ) -> list[Condition]:
     sizes: dict[tuple[int, float], Direction] = {}
     for name, direction in directions.items():
@@ -188,13 +195,13 @@ def _controls(
     found: list[Condition] = []
     for number in range(max([random, *(len(several) for several in shuffled.values())])):
         for (layer, size), direction in sizes.items() if number < random else ():
-            term = size * direction.random(number).at(layer=layer, unit=unit)
+            term = size * direction.random(number).at(layer=layer, **placed)
             name = condition_name(f"random-{number:02d}", size, layer)
             found.append(_control(name, "random", tasks, None, number, term))
         for behavior, several in shuffled.items():
             for c in tested[behavior] if number < len(several) else ():
                 layer = places[behavior]
-                term = c * several[number].at(layer=layer, unit=unit)
+                term = c * several[number].at(layer=layer, **placed)
                 name = condition_name(f"shuffled-{behavior}-{number:02d}", c, layer)
                 found.append(_control(name, "shuffled", tasks, behavior, number, term))
     return found

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from steerkit.behaviors import behaviors
 from steerkit.errors import StatisticsError
+from steerkit.places import where_words
 from steerkit.plots import FAINT, GRID
 
 LINE = 0.153
@@ -55,7 +56,8 @@ def fluent_range(settings: Mapping[str, Any], name: str, kind: str = "fluent") -
 
 def coefficient_label(settings: Mapping[str, Any]) -> str:
     """What the axis of coefficients says."""
-    return _LENGTHS.get(str(settings.get("unit")), "coefficient")
+    label = _LENGTHS.get(str(settings.get("unit")), "coefficient")
+    return "\n".join(filter(None, (label, where_words(settings.get("where")))))
 
 
 def draw_range(axes: Axes, settings: Mapping[str, Any], name: str) -> None:

@@ -16,6 +16,7 @@ from steerkit.evaluation.controls import extracted_from, requests
 from steerkit.evaluation.headline import checked_headline, headline_coefficients
 from steerkit.evaluation.held_out import bundled_tasks, by_hash, check_held_out, overlap
 from steerkit.models import ThinkingModel
+from steerkit.places import Where, check_where
 from steerkit.resources import bundled_models, data
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces, read_traces
@@ -68,6 +69,7 @@ class Design:
     requests: dict[str, str]
     unreadable: list[str]
     unit: Unit | None
+    where: Where
     options: dict[str, Any]
 
     def directions(self) -> dict[str, Direction]:
@@ -75,7 +77,8 @@ class Design:
         return {name: replace(d, fluent=None, free=None) for name, d in self.vectors.items()}
 
     def without_range(self) -> dict[str, Direction]:
-        """Directions whose range is to be found: that of a vectors file is in their unit."""
+        """Directions whose range is to be found: that of a vectors file is in their unit, and of
+        pushes at every position."""
         if self.find_range is False:
             return {}
         return {
@@ -84,6 +87,7 @@ class Design:
             if self.find_range
             or self.vectors[name].fluent is None
             or direction.check_unit(self.unit) != direction.default_unit
+            or self.where != "all"
         }
 
     @property
@@ -132,6 +136,7 @@ class Design:
             shuffled=shuffled,
             requests=self.requests,
             unit=self.unit,
+            where=self.where,
         )
 
     def size(self) -> int:
@@ -159,6 +164,7 @@ def design(
     prompt: bool,
     annotators: str | Path | Annotator | Sequence[str | Path | Annotator] | None,
     unit: Unit | None,
+    where: Where,
     batch_size: int | None,
     force: bool,
     **options: Any,
@@ -177,6 +183,7 @@ def design(
     steps = sorted({float(c) for c in coefficients if c})
     if not steps and headline is None:
         raise EvaluationError("there is no coefficient but 0", expected="at least one other")
+    check_where(where)
     vectors.check(model)
     chosen = vectors.subset(_steered(vectors, behaviors))
     if tasks is None:
@@ -206,6 +213,7 @@ def design(
         shuffled,
         *(requests(model, chosen) if prompt else ({}, [])),
         unit,
+        where,
         options | {"batch_size": batch_size or _batch_size(model)},
     )
     check_held_out(made.shared, len(pool), force=force)

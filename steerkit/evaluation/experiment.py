@@ -25,6 +25,7 @@ from steerkit.evaluation.record import SETTINGS, VECTORS, Evaluation, settings_t
 from steerkit.evaluation.settings import settings_of
 from steerkit.files import parse_json, write_text_atomic
 from steerkit.models import ThinkingModel
+from steerkit.places import Where
 from steerkit.streaming import Progress
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces
@@ -58,6 +59,7 @@ def evaluate(
     divergence: bool = True,
     annotators: str | Path | Annotator | Sequence[str | Path | Annotator] | None = None,
     unit: Unit | None = None,
+    where: Where = "all",
     seed: int = 0,
     temperature: float = 1.0,
     top_p: float | None = None,
@@ -118,6 +120,9 @@ def evaluate(
         ``grammar`` for a bundled model, else ``classifier`` and ``rules``.
     unit:
         Of coefficients, as of a :class:`steerkit.Term`, but not ``raw``.
+    where:
+        Which positions are steered, as of a :class:`steerkit.Term`; controls are pushed at the
+        same ones. A range that the vectors know is one of ``all``; for others it is found anew.
     seed, temperature, top_p, max_new_tokens, batch_size:
         As of :func:`steerkit.generation.generate`; by default 256 rows of a model of less
         than 100 M parameters are written side by side, 64 of a larger one.
@@ -158,6 +163,7 @@ def evaluate(
         prompt=prompt,
         annotators=annotators,
         unit=unit,
+        where=where,
         batch_size=batch_size,
         force=force,
         seed=seed,
@@ -183,7 +189,7 @@ def run(
     tell(f"about {planned.size():,} chains in {duration(estimate)}, less those already there")
     ranges = _ranges(planned, folder, tell)
     tested = planned.tested(ranges)
-    vectors = with_ranges(planned.source, ranges).save(folder / VECTORS)
+    vectors = _known(planned, ranges).save(folder / VECTORS)
     twins = {}
     if planned.shuffled:
         tell("reading the annotated chains for directions of shuffled labels")
@@ -246,6 +252,7 @@ def _ranges(planned: Design, folder: Path, tell: Callable[[str], None]) -> Range
         planned.select,
         annotate=lambda written: annotate(written, planned.annotators[0]),
         unit=planned.unit,
+        where=planned.where,
         limit=planned.limit,
         tolerance=planned.tolerance,
         folder=folder,
@@ -253,6 +260,17 @@ def _ranges(planned: Design, folder: Path, tell: Callable[[str], None]) -> Range
         **planned.options,
     )
     return {name: (ranges | found)[name] for name in planned.vectors if name in ranges | found}
+
+
+def _known(planned: Design, ranges: Ranges) -> SteeringVectors:
+    """All vectors with the ranges that are in their unit, and of pushes at every position."""
+    kept = {
+        name: found
+        for name, found in ranges.items()
+        if planned.where == "all"
+        and planned.vectors[name].check_unit(planned.unit) == planned.vectors[name].default_unit
+    }
+    return with_ranges(planned.source, kept)
 
 
 def _spent(folder: Path, settings: Mapping[str, Any]) -> float:

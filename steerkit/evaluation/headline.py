@@ -11,6 +11,7 @@ from typing import Any
 from steerkit.errors import EvaluationError
 from steerkit.files import parse_json, write_text_atomic
 from steerkit.models import ThinkingModel
+from steerkit.places import Where, where_json
 from steerkit.ranges import Range, find_ranges
 from steerkit.tasks import Task, task_hash
 from steerkit.traces import Traces
@@ -67,6 +68,7 @@ def found_ranges(
     *,
     annotate: Callable[[Traces], Traces],
     unit: Unit | None,
+    where: Where,
     limit: float,
     tolerance: float,
     folder: Path,
@@ -90,6 +92,7 @@ def found_ranges(
             direction.digest,
             direction.layer,
             unit,
+            where_json(where),
             limit,
         ]
         facts += [sorted(task_hash(task.prompt) for task in tasks), options["seed"]]
@@ -99,7 +102,7 @@ def found_ranges(
             tell(f"looking how far {name} can be pushed, on {len(tasks)} select tasks")
             found = find_ranges(
                 model,
-                direction.at(layer=direction.layer, unit=unit),
+                direction.at(layer=direction.layer, unit=unit, where=where),
                 tasks,
                 annotate=annotate,
                 limit=limit,
@@ -126,7 +129,9 @@ def stored_range(direction: Direction) -> dict[str, Any] | None:
     return {"fluent": list(direction.fluent), "free": free, "found_on": None, "looked_to": None}
 
 
-def with_ranges(vectors: SteeringVectors, ranges: Mapping[str, Mapping[str, Any]]) -> Any:
+def with_ranges(
+    vectors: SteeringVectors, ranges: Mapping[str, Mapping[str, Any]]
+) -> SteeringVectors:
     """The vectors with the ranges of an evaluation's settings, to be saved."""
     directions = dict(vectors.items())
     for name, found in ranges.items():

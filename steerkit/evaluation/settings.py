@@ -14,6 +14,7 @@ from steerkit.evaluation.conditions import Condition
 from steerkit.evaluation.design import Design, Ranges
 from steerkit.evaluation.held_out import set_facts
 from steerkit.independence import annotator_relation, independence_note
+from steerkit.places import where_json
 from steerkit.provenance import model_facts, versions
 from steerkit.vectors import CURVES, SteeringVectors
 from steerkit.writing import LONGEST
@@ -51,6 +52,7 @@ def settings_of(
         "longest": options["max_new_tokens"] or LONGEST,
         "vectors": {**vector_facts(design.vectors), "digest": digest},
         "unit": _unit(design),
+        "where": where_json(design.where),
         "behaviors": list(design.vectors),
         "coefficients": list(design.coefficients),
         "headline": headline,

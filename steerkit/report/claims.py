@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steerkit.behaviors import behaviors
+from steerkit.places import where_words
 from steerkit.report.checks import CONTROLS, Check, checks, cost_text
 from steerkit.report.grids import Cell, Grid, Row, color_of, measured, records
 from steerkit.report.numbers import (
@@ -150,6 +151,7 @@ def _side(
     row: Mapping[str, Any], evaluation: Evaluation, others: Sequence[Mapping[str, Any]]
 ) -> Side:
     unit = _UNITS.get(str(evaluation.settings.get("unit")), "")
+    place = where_words(evaluation.settings.get("where"))
     texts = [_rate_text(row)]
     if not row["holds"] and row["reason"]:
         texts.append(f"Why not: {row['reason']}.")
@@ -163,7 +165,7 @@ def _side(
         HOLDS if row["holds"] else FAILS,
         "yes" if row["holds"] else "no",
         f"{SIGNS[row['sign']].capitalize()} at {coefficient(row['coefficient'])}{unit}, layer "
-        f"{whole(row['layer'])}",
+        f"{whole(row['layer'])}{place and ', ' + place}",
         tuple(texts),
         tuple(checks(row, evaluation.settings)),
         cost_text(row, evaluation),

@@ -10,7 +10,7 @@ import steerkit as sk
 def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
     words = ["methods", "--model", model_folder, "--traces", chains, "--behavior", "backtracking"]
     words += ["--methods", "mean-difference,mass-mean,pca", "--contrasts", "rest,overall"]
-    words += ["--window", "1,0", "--seed", 3]
+    words += ["--windows", "1,0", "--seed", 3]
     result = run(*words, "--json")
     assert result.code == 0, result.err
     table = sk.compare_methods(
@@ -19,7 +19,7 @@ def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
         methods=["mean-difference", "mass-mean", "pca"],
         contrasts=["rest", "overall"],
         behaviors="backtracking",
-        window=sk.Window(1, 0),
+        windows=[sk.Window(1, 0)],
         seed=3,
     )
     rows = {(row["method"], row["contrast"]): row for row in result.json}

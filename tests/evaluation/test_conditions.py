@@ -46,6 +46,16 @@ def test_every_behaviour_is_steered_at_every_coefficient_once() -> None:
     assert [c.headline for c in found[1:7]] == [True] * 6
 
 
+def test_controls_are_pushed_where_the_directions_are() -> None:
+    places = {c.id: c.term.where for c in planned(where="sentences") if c.term is not None}
+    assert set(places.values()) == {"sentences"} and any("random" in name for name in places)
+    everywhere = {c.id: c.mark({}) for c in planned()}
+    marks = {c.id: c.mark({}) for c in planned(where="sentences")}
+    # the same names, other chains: nothing of one is taken for the other
+    assert marks.keys() == everywhere.keys()
+    assert [name for name in marks if marks[name] == everywhere[name]] == ["baseline"]
+
+
 def test_random_directions_serve_both_signs_and_every_behaviour_of_a_layer() -> None:
     random = [c for c in planned() if c.kind == "random"]
     assert Counter((c.layer, c.coefficient) for c in random) == {

@@ -252,6 +252,12 @@ def test_ranges_are_found_on_select_tasks_where_none_is_known(model, vectors, ev
     assert made.settings["sets"]["select"]["tasks"] >= 2
     unknown = call(find_range=False, out=folder)
     assert unknown.settings["ranges"] == {} and not unknown.verdicts["holds"].any()
+    # a range that the vectors bring is one of every position: at others it is found anew, and
+    # the vectors that are kept do not take it for theirs
+    elsewhere = call(select=select, where="sentences", out=folder)
+    assert elsewhere.settings["where"] == "sentences"
+    assert sk.read_vectors(folder / "vectors.safetensors")["backtracking"].fluent is None
+    assert made.settings["where"] == "all"
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(

@@ -68,19 +68,20 @@ def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
     asked = []
 
     def find(model, term, tasks, *, annotate, limit, tolerance, **options):
-        asked.append((term.direction.behavior, term.unit, limit, len(tasks)))
+        asked.append((term.direction.behavior, term.unit, term.where, limit, len(tasks)))
         return Ranges(Range(-0.25, 0.45), None, pd.DataFrame())
 
     monkeypatch.setattr(headline, "find_ranges", find)
     options = {"seed": 0, "temperature": 1.0, "top_p": None, "max_new_tokens": 9}
 
-    def found(tasks=2, **changed):
+    def found(tasks=2, where="all", **changed):
         return found_ranges(
             tiny_model(),
             {"backtracking": direction()},
             [Task(f"t{i}", f"Use {i} to make {i}.") for i in range(tasks)],
             annotate=lambda traces: traces,
             unit="paper",
+            where=where,
             limit=0.6,
             tolerance=0.1,
             folder=tmp_path,
@@ -91,11 +92,12 @@ def test_ranges_are_found_once(monkeypatch, tmp_path) -> None:
     found_now = {"fluent": [-0.25, 0.45], "free": None, "found_on": 2, "looked_to": 0.6}
     expected = {"backtracking": found_now}
     assert found() == expected and found() == expected
-    assert asked == [("backtracking", "paper", 0.6, 2)]
+    assert asked == [("backtracking", "paper", "all", 0.6, 2)]
     assert found(batch_size=3) == expected and len(asked) == 1  # changes no chain
     found(seed=1)
     found(tasks=3)
-    assert len(asked) == 3
+    found(where="sentences")
+    assert len(asked) == 4 and asked[-1][2] == "sentences"
 
 
 def test_ranges_go_into_the_vectors_and_come_back() -> None:
