@@ -158,16 +158,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(rows, allow_nan=False))
         return
-    columns = [
-        "behaviour",
-        "method",
-        "contrast",
-        "window",
-        "layer",
-        "AUROC",
-        "split-half",
-        "shuffled",
-    ]
+    several = len(windows) > 1
+    columns = ["behaviour", "method", "contrast", *(["window"] if several else []), "layer"]
+    columns += ["AUROC", "split-half", "shuffled"]
     columns += ["cosine", "seconds", ""]
     measured = ("auroc", "split_half", "split_half_shuffled", "cosine", "seconds")
     stdout().print(
@@ -178,7 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
                     row["behavior"],
                     row["method"],
                     row["contrast"],
-                    row["window"],
+                    *([row["window"]] if several else []),
                     "none" if row["layer"] is None else str(row["layer"]),
                     *(number(row[name]) for name in measured),
                     row["note"],

@@ -31,6 +31,8 @@ def test_prints_a_row_a_method_and_behaviour(run, model_folder, chains) -> None:
     shown = run(*words)
     assert shown.out.count("backtracking") == 5 and "AUROC" in shown.out
     assert f"Chains:  {chains}" in shown.out
+    both = run(*words[:-3], "1,0", "1,10", "--methods", "mean-difference")
+    assert both.code == 0 and "1,10" in both.out and "1,10" not in shown.out
 
 
 def test_any_model_is_compared_on_the_chains_in_plain_english(run, long_folder) -> None:
