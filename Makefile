@@ -83,7 +83,7 @@ data: $(READY) ## write the bundled tasks and chains again
 	$(BIN)/steerkit generate --tasks data/tasks/countdown.jsonl --out out/countdown.jsonl
 	$(BIN)/steerkit annotate out/countdown.jsonl --out data/traces/countdown.jsonl
 
-docs: $(READY) ## generate docs/help.md and the README's results
+docs: $(READY) ## generate docs/help.md, the figure of the README and the results in the pages
 	$(BIN)/python docs/generate_help.py
 	$(BIN)/python docs/generate_results.py
 

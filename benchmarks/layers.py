@@ -17,7 +17,7 @@ is run it says how long each part will take; --minutes refuses what takes longer
     python benchmarks/layers.py
     python benchmarks/layers.py --model ~/.cache/steerkit/qwen2.5-coder-1.5b-instruct \\
         --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 \\
-        --coefficient 0.2 --count 20 --tokens 150 --minutes 120
+        --coefficient 0.2 --count 20 --tokens 100 --minutes 120
     python benchmarks/layers.py --report
 """
 

@@ -16,7 +16,15 @@ from steerkit.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-_FILLED = ("steering", "directions", "evaluation", "geometry", "label_noise", "annotation")
+_FILLED = (
+    "results",
+    "steering",
+    "directions",
+    "evaluation",
+    "geometry",
+    "label_noise",
+    "annotation",
+)
 PAGES = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in _FILLED))
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -68,7 +76,7 @@ def _pair(results: Path) -> str | None:
     needed = parts["Is the sentence needed?"].split("\n\nChanges in points by kind", 1)[0]
     figure = (
         "![pass@k of both models by kind of task, and the share of sentences of every "
-        "behaviour.](benchmarks/results/pair.png)"
+        "behaviour.](../benchmarks/results/pair.png)"
     )
     return "\n\n".join(
         [
@@ -78,7 +86,7 @@ def _pair(results: Path) -> str | None:
             f"**Is the sentence needed?**\n\n{needed}",
             "How the two ways to do without a sentence differ, pass@k in numbers, and everything "
             "that was counted, snapshots along the reinforcement learning included: "
-            "[benchmarks/results/pair.md](benchmarks/results/pair.md).",
+            "[benchmarks/results/pair.md](../benchmarks/results/pair.md).",
         ]
     )
 
@@ -99,7 +107,7 @@ def _real(results: Path) -> str | None:
     shown += [f"**Steering.** {setting}", steering]
     return "\n\n".join(shown) + (
         "\n\nThe plain model steered, texts, directions from other chains, time and memory: "
-        "[benchmarks/results/real.md](benchmarks/results/real.md)."
+        "[benchmarks/results/real.md](../benchmarks/results/real.md)."
     )
 
 
@@ -147,10 +155,10 @@ def _bench(results: Path) -> str | None:
     return (
         f"{head}\n\n"
         "![Every measured figure over its target, with quartiles.]"
-        "(benchmarks/results/bench.png)\n\n"
+        "(../benchmarks/results/bench.png)\n\n"
         "What was run against what, on which machine, why targets were missed, and what was not "
         "measured: "
-        "[benchmarks/results/bench.md](benchmarks/results/bench.md)."
+        "[benchmarks/results/bench.md](../benchmarks/results/bench.md)."
     )
 
 
@@ -247,7 +255,7 @@ MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
     ),
     "layers_qwen_thinking": (
         f"{_QWEN} --adapter qwen2.5-coder-1.5b-thinking --layers 5,9,13,16,19,22,25 "
-        "--coefficient 0.2 --count 20 --tokens 150"
+        "--coefficient 0.2 --count 20 --tokens 100"
     ),
 }
 
