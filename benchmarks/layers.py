@@ -217,7 +217,8 @@ def command_of(options: argparse.Namespace, model: str) -> str:
         return "make layers"
     words = ["python benchmarks/layers.py"]
     if options.model != BUNDLED:
-        words.append(f"--model ~/.cache/steerkit/{model}")
+        # with an adapter a model is named MODEL+ADAPTER
+        words.append(f"--model ~/.cache/steerkit/{model.partition('+')[0]}")
     for name in names:
         value = getattr(options, name)
         # files and names stand where they are not the usual ones: paths are of one machine

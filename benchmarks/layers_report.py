@@ -33,9 +33,10 @@ def write_report(folder: Path, name: str) -> str:
     }
     page = markdown(content, table, f"{name}.png")
     by = f", labels by {content['annotator']}" if content.get("annotator") else ""
+    few = f"; no bands below {FEWEST} tasks" if content["tasks"] < FEWEST else ""
     caption = (
         f"{content['model']}, {content['tasks']} select tasks, steps of "
-        f"{content['coefficient']:g} mean norms{by}; no bands below {FEWEST} tasks."
+        f"{content['coefficient']:g} mean norms{by}{few}."
     )
     shown = table.copy()
     shown.loc[_few(table, content), ["low", "high"]] = float("nan")
