@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steerkit.cli.evaluate_options import DEFAULT_FOLDER
 from steerkit.cli.parser import add_declare_option, add_verbosity, positive
 from steerkit.cli.screen import status, stdout
 from steerkit.cli.sources import check_output, declare_all
 
-DEFAULT_FOLDER = "out/evaluation"
 EXAMPLES = 2
 
 _DESCRIPTION = """\
