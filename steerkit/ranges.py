@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float64
+
 from steerkit.annotation import Annotate, labelled_by, labeller
 from steerkit.answers import correct
 from steerkit.behaviors import UNPARSED
@@ -21,8 +24,11 @@ from steerkit.traces import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-CLOSED, PARSED, ZLIB, REPEATED, ACCURACY = 0.05, 0.95, 0.9, 0.05, 0.05
+PARSED, ZLIB, POINTS = 0.95, 0.9, 0.05
 """What fluent and free text may lose: see :func:`find_ranges`."""
+Measured = dict[str, Float64[np.ndarray, " task"]]
+"""By measure, its mean over the chains of every task; not a number where it is not known."""
+_ROUNDING = 1e-9
 FINEST = 1e-4
 """The smallest tolerance: coefficients are tried to four digits, and finer ones never settle."""
 
@@ -68,7 +74,7 @@ def find_ranges(
     annotate: Annotate | None = None,
     limit: float = 1.0,
     tolerance: float = 0.05,
-    unsteered: dict[str, float] | None = None,
+    unsteered: Measured | None = None,
     **options: Any,
 ) -> Ranges:
     """How far a direction can be pushed both ways, by bisection on the *select* tasks.
@@ -77,7 +83,9 @@ def find_ranges(
     unsteered, at least 95 % of the sentences are ones that the annotator knows (or, where it
     knows fewer of the unsteered ones, at most 5 points fewer than of those), the zlib ratio is
     at least 0.9 of the unsteered one, and at most 5 points more sentences are repeated. It is
-    *free* when accuracy is at most 5 points below the unsteered one as well. Every side is
+    *free* when accuracy is at most 5 points below the unsteered one as well. Instead of 5 points
+    it is one standard error of the difference, paired by task, where that is more: else chance
+    would set the border where few tasks are had or half of the chains are cut off. Every side is
     bisected between 0 and ``limit`` until the border is known to ``tolerance``, and the last
     coefficient that passed is the border: what lies between two that passed is taken to pass.
 
@@ -86,15 +94,15 @@ def find_ranges(
     direction:
         A direction at its suggested layer, or a term, whose coefficient multiplies those tried.
     tasks:
-        Of the *select* set. With n tasks, differences of less than about 1 / sqrt(n) cannot be
-        told from chance: a small set gives a rough range.
+        Of the *select* set. A small set gives a rough range: with n tasks, a fall of a share by
+        less than about 0.7 / sqrt(n) is not seen.
     annotate:
         Who tells which sentences are known: a name, a file, an annotator or a function
         (:func:`steerkit.annotation.labeller`).
     unsteered:
-        What was measured on unsteered chains of the same model, tasks, annotator and options:
-        taken where it holds something, filled where it is empty, so that several directions can
-        share it.
+        By measure and task, what was measured on unsteered chains of the same model, tasks,
+        annotator and options: taken where it holds something, filled where it is empty, so that
+        several directions can share it.
     options:
         Of :func:`steerkit.generation.generate`.
 
@@ -112,6 +120,7 @@ def find_ranges(
     # what is tried here may leave the range of an earlier search, which is no news
     term = replace(term, direction=replace(term.direction, fluent=None, free=None))
     label, annotators = None if annotate is None else labeller(annotate), set[str]()
+    measured: dict[float, Measured] = {}
     tried: dict[float, dict[str, float]] = {}
 
     def run(coefficients: Iterable[float]) -> None:
@@ -129,18 +138,22 @@ def find_ranges(
         size = len(traces) // len(new)
         for number, c in enumerate(new):
             part = slice(number * size, (number + 1) * size)
-            tried[c] = _measures(traces[part], None if labelled is None else labelled[part], gold)
-            base = tried[0.0]
-            tried[c]["fluent"] = _fluent(tried[c], base)
-            tried[c]["free"] = tried[c]["fluent"] and not (
-                tried[c]["accuracy"] < base["accuracy"] - ACCURACY
-            )
+            labels = None if labelled is None else labelled[part]
+            measured[c] = _measures(traces[part], labels, gold, len(tasks))
+            note(c)
+
+    def note(coefficient: float) -> None:
+        found, base = measured[coefficient], measured[0.0]
+        fluent = _fluent(found, base)
+        free = fluent and not _falls(found["accuracy"], base["accuracy"])
+        tried[coefficient] = _means(found) | {"fluent": fluent, "free": free}
 
     if unsteered:
-        tried[0.0] = dict(unsteered)
+        measured[0.0] = dict(unsteered)
+        note(0.0)
     run([0.0])
     if unsteered is not None:
-        unsteered.update(tried[0.0])
+        unsteered.update(measured[0.0])
     run([-limit, limit])
     fluent = _bisected(run, tried, "fluent", {-1: limit, 1: limit}, tolerance)
     free = None
@@ -174,30 +187,57 @@ def _bisected(
 
 
 def _measures(
-    traces: Sequence[Trace], labelled: Sequence[Trace] | None, gold: dict[str, Task]
-) -> dict[str, float]:
-    known = [right for t in traces if (right := correct(t, gold.get(t.task_id))) is not None]
-    parsed = float("nan")
-    if labelled is not None:
-        labels = [span.label for trace in labelled for span in trace.spans]
-        parsed = 1 - labels.count(UNPARSED) / len(labels) if labels else 0.0
-    return {
-        "closed": _mean([trace.closed for trace in traces]),
-        "parsed": parsed,
-        "zlib": _mean([zlib_ratio(trace.response) for trace in traces]),
-        "repeated": _mean([repeated_sentences(trace.response) for trace in traces]),
-        "accuracy": _mean(known) if known else float("nan"),
+    traces: Sequence[Trace],
+    labelled: Sequence[Trace] | None,
+    gold: dict[str, Task],
+    tasks: int,
+) -> Measured:
+    """By task; ``known`` and ``sentences`` count what the annotator knows, of how many."""
+    nan = float("nan")
+    right = [correct(trace, gold.get(trace.task_id)) for trace in traces]
+    rows: dict[str, list[float]] = {
+        "closed": [trace.closed for trace in traces],
+        "zlib": [zlib_ratio(trace.response) for trace in traces],
+        "repeated": [repeated_sentences(trace.response) for trace in traces],
+        "accuracy": [nan if answer is None else answer for answer in right],
     }
+    if labelled is not None:
+        labels = [[span.label for span in trace.spans] for trace in labelled]
+        rows["known"] = [len(found) - found.count(UNPARSED) for found in labels]
+        rows["sentences"] = [len(found) for found in labels]
+    # the samples of a task stand side by side
+    by_task = {name: np.array(row, dtype=float).reshape(tasks, -1) for name, row in rows.items()}
+    return {name: row.mean(axis=1) for name, row in by_task.items()}
 
 
-def _fluent(found: dict[str, float], base: dict[str, float]) -> bool:
-    return (
-        found["closed"] >= base["closed"] - CLOSED
-        and not found["parsed"] < (PARSED if base["parsed"] >= PARSED else base["parsed"] - CLOSED)
-        and found["zlib"] >= ZLIB * base["zlib"]
-        and found["repeated"] <= base["repeated"] + REPEATED
+def _means(measured: Measured) -> dict[str, float]:
+    """Over the tasks; ``parsed`` is the share of all sentences that the annotator knows."""
+    found = {name: _mean(measured[name]) for name in ("closed", "zlib", "repeated", "accuracy")}
+    parsed = float("nan")
+    if "sentences" in measured:
+        sentences = measured["sentences"].sum()
+        parsed = float(measured["known"].sum() / sentences) if sentences else 0.0
+    return {"closed": found["closed"], "parsed": parsed} | found
+
+
+def _fluent(found: Measured, base: Measured) -> bool:
+    now, before = _means(found), _means(base)
+    parsed = PARSED if before["parsed"] >= PARSED else before["parsed"] - POINTS
+    return bool(
+        not _falls(found["closed"], base["closed"])
+        and not now["parsed"] < parsed
+        and now["zlib"] >= ZLIB * before["zlib"]
+        and not _falls(-found["repeated"], -base["repeated"])
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _falls(found: Float64[np.ndarray, " task"], base: Float64[np.ndarray, " task"]) -> bool:
+    """Whether a share is lower by more than 5 points and more than a standard error."""
+    lost = (base - found)[~np.isnan(base - found)]
+    error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else 0.0
+    return bool(len(lost) and lost.mean() > max(POINTS, error) + _ROUNDING)
+
+
+def _mean(values: Float64[np.ndarray, " task"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import steerkit as sk
-from steerkit.ranges import Range, _fluent, find_ranges
+from steerkit.ranges import Measured, Range, _falls, _fluent, find_ranges
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces
 from tests.test_steering import direction
@@ -76,10 +77,47 @@ def test_generation_outside_the_fluent_range_warns(caplog) -> None:
     [(0.99, 0.96, True), (0.99, 0.94, False), (0.8, 0.76, True), (0.8, 0.74, False)],
 )
 def test_an_annotator_that_abstains_leaves_room(base: float, found: float, fluent: bool) -> None:
-    whole = {"closed": 1.0, "zlib": 0.5, "repeated": 0.0}
-    assert _fluent({**whole, "parsed": found}, {**whole, "parsed": base}) is fluent
-    nobody = float("nan")  # nobody who could tell
-    assert _fluent({**whole, "parsed": nobody}, {**whole, "parsed": nobody})
+    def measured(parsed: float | None) -> Measured:
+        counts = [] if parsed is None else [("known", 100 * parsed), ("sentences", 100.0)]
+        whole = [("closed", 1.0), ("zlib", 0.5), ("repeated", 0.0), ("accuracy", 1.0)]
+        return {name: np.full(4, value) for name, value in [*whole, *counts]}
+
+    assert _fluent(measured(found), measured(base)) is fluent
+    assert _fluent(measured(None), measured(None))  # nobody who could tell
+
+
+@pytest.mark.parametrize(
+    ("closed", "falls"),
+    [
+        ("1111111111 1111111111", False),
+        ("1111111111 1111111110", False),  # 5 points
+        ("1111111111 1111111100", True),  # 10 points, standard error 6.9
+        ("0111100111 1101111101", True),
+    ],
+)
+def test_fewer_closed_chains_of_a_model_that_closes_all(closed: str, falls: bool) -> None:
+    found = np.array([float(c) for c in closed if c != " "])
+    assert _falls(found, np.ones(20)) is falls
+
+
+def test_chance_sets_no_border_where_half_of_the_chains_are_cut_off() -> None:
+    rng = np.random.default_rng(0)
+
+    def share_of_falls(down: float) -> float:
+        before, after = rng.random((2, 2000, 12)) < np.array([0.5, 0.5 - down])[:, None, None]
+        pairs = zip(before.astype(float), after.astype(float), strict=True)
+        return float(np.mean([_falls(found, base) for base, found in pairs]))
+
+    # no difference: a one-sided test at one standard error, against one of two at 5 points
+    assert 0.1 < share_of_falls(0.0) < 0.22
+    assert share_of_falls(0.45) > 0.95  # positive control
+
+
+def test_answers_that_nobody_can_check_fall_nowhere() -> None:
+    unknown = np.full(4, np.nan)
+    assert not _falls(unknown, unknown)
+    assert not _falls(np.array([np.nan, 1.0]), np.array([1.0, 1.0]))
+    assert _falls(np.array([np.nan, 0.0]), np.array([1.0, 1.0]))
 
 
 def test_a_tolerance_finer_than_coefficients_are_tried_is_refused(monkeypatch) -> None:
@@ -91,7 +129,7 @@ def test_a_tolerance_finer_than_coefficients_are_tried_is_refused(monkeypatch) -
 
 
 def test_unsteered_chains_are_written_once_for_several_directions(monkeypatch) -> None:
-    scripted, shared = Scripted(-0.37, 0.22), dict[str, float]()
+    scripted, shared = Scripted(-0.37, 0.22), Measured()
     monkeypatch.setattr("steerkit.ranges.generate", scripted)
     tasks = [Task("a", "Use 3, 7, 8 to make 29.")]
     first = find_ranges(tiny_model(), direction(), tasks, unsteered=shared)

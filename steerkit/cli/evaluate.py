@@ -216,15 +216,15 @@ def _store_ranges(
     arguments: argparse.Namespace, vectors: SteeringVectors, made: Evaluation
 ) -> bool:
     """Keep ranges that were found in the vectors file, in the unit that is meant there."""
-    from steerkit.evaluation.headline import with_ranges
+    from steerkit.evaluation.headline import storable_ranges, with_ranges
 
+    settings = made.settings
+    kept = storable_ranges(settings["ranges"], vectors, settings["unit"], settings["where"])
     # a border where the search ended would keep a wider search from going on
     found = {
         name: found
-        for name, found in made.settings["ranges"].items()
+        for name, found in kept.items()
         if found["found_on"] is not None and max(map(abs, found["fluent"])) < found["looked_to"]
-        if made.settings["unit"] == vectors[name].default_unit
-        if made.settings["where"] == "all"
     }
     if not found:
         return False

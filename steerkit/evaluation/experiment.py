@@ -19,7 +19,7 @@ from steerkit.evaluation.chain_writing import Chains, write_chains
 from steerkit.evaluation.controls import shuffled_directions
 from steerkit.evaluation.design import Design, Ranges, design
 from steerkit.evaluation.divergence_columns import with_divergence
-from steerkit.evaluation.headline import found_ranges, stored_range, with_ranges
+from steerkit.evaluation.headline import found_ranges, storable_ranges, stored_range, with_ranges
 from steerkit.evaluation.pace import Pace, duration, expected_tokens, seconds_per_token
 from steerkit.evaluation.record import SETTINGS, VECTORS, Evaluation, settings_text
 from steerkit.evaluation.settings import settings_of
@@ -189,7 +189,8 @@ def run(
     tell(f"about {planned.size():,} chains in {duration(estimate)}, less those already there")
     ranges = _ranges(planned, folder, tell)
     tested = planned.tested(ranges)
-    vectors = _known(planned, ranges).save(folder / VECTORS)
+    kept = storable_ranges(ranges, planned.vectors, planned.unit, planned.where)
+    vectors = with_ranges(planned.source, kept).save(folder / VECTORS)
     twins = {}
     if planned.shuffled:
         tell("reading the annotated chains for directions of shuffled labels")
@@ -260,17 +261,6 @@ def _ranges(planned: Design, folder: Path, tell: Callable[[str], None]) -> Range
         **planned.options,
     )
     return {name: (ranges | found)[name] for name in planned.vectors if name in ranges | found}
-
-
-def _known(planned: Design, ranges: Ranges) -> SteeringVectors:
-    """All vectors with the ranges that are in their unit, and of pushes at every position."""
-    kept = {
-        name: found
-        for name, found in ranges.items()
-        if planned.where == "all"
-        and planned.vectors[name].check_unit(planned.unit) == planned.vectors[name].default_unit
-    }
-    return with_ranges(planned.source, kept)
 
 
 def _spent(folder: Path, settings: Mapping[str, Any]) -> float:

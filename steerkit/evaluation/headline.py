@@ -129,6 +129,20 @@ def stored_range(direction: Direction) -> dict[str, Any] | None:
     return {"fluent": list(direction.fluent), "free": free, "found_on": None, "looked_to": None}
 
 
+def storable_ranges(
+    ranges: Mapping[str, Mapping[str, Any]],
+    vectors: SteeringVectors,
+    unit: Unit | None,
+    where: object,
+) -> dict[str, Mapping[str, Any]]:
+    """The ranges that a vectors file may hold: in its own unit, of pushes at every position."""
+    return {
+        name: found
+        for name, found in ranges.items()
+        if where == "all" and vectors[name].check_unit(unit) == vectors[name].default_unit
+    }
+
+
 def with_ranges(
     vectors: SteeringVectors, ranges: Mapping[str, Mapping[str, Any]]
 ) -> SteeringVectors:

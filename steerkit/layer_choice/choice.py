@@ -10,7 +10,7 @@ from steerkit.annotation import Annotate
 from steerkit.errors import ExtractionError
 from steerkit.layer_choice.scores import chosen_layers
 from steerkit.models import ThinkingModel
-from steerkit.ranges import Ranges, find_ranges
+from steerkit.ranges import Measured, Ranges, find_ranges
 from steerkit.tasks import Task, split_of, task_hash
 from steerkit.traces import Trace
 from steerkit.vectors import SteeringVectors
@@ -98,7 +98,7 @@ def with_ranges(
     default unit. Provenance says on which model and how many tasks they were found, and who told
     which sentences are known.
     """
-    ranges, directions, unsteered = {}, {}, dict[str, float]()
+    ranges, directions, unsteered = {}, {}, Measured()
     for name, direction in choice.vectors.items():
         directions[name] = direction
         if direction.layer is None:
