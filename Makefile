@@ -40,7 +40,7 @@ report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an
 pair: $(READY) ## what RL changed: scorecards, pass@k, forbidden behaviours (60 minutes)
 	$(BIN)/python benchmarks/pair.py
 
-defaults: $(READY) ## which contrast and method should be the default? (10 minutes)
+defaults: $(READY) ## which contrast, method and window should be the default? (half an hour)
 	$(BIN)/python benchmarks/defaults.py
 
 noise: $(READY) ## how good does an annotator have to be? (10 minutes)

@@ -1,4 +1,4 @@
-"""Candidates for the default: every method and contrast, from one pass, at the same layers."""
+"""Candidates for the default: methods, contrasts and windows, all at the same layers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,32 @@ from steerkit.terms import Terms
 
 BEHAVIORS = ("backtracking", "uncertainty-estimation", "example-testing")
 MEANS = ("overall", "rest", "balanced", "within")
-CANDIDATES = (
-    *(("mean-difference", contrast) for contrast in MEANS),
-    *(("mass-mean", contrast) for contrast in MEANS),
-    *((method, "rest") for method in ("lda", "probe", "pca")),
+WINDOWS = (sk.Window(1, 10), sk.Window(1, 0))
+
+
+class Kind(NamedTuple):
+    """How a candidate is made."""
+
+    method: str
+    contrast: str
+    window: sk.Window
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.contrast}, {self.window.before},{self.window.length}"
+
+
+KINDS = (
+    *(
+        Kind(*pair, window)
+        for window in WINDOWS
+        for pair in (
+            *(("mean-difference", contrast) for contrast in MEANS),
+            *(("mass-mean", contrast) for contrast in MEANS),
+            *((method, "rest") for method in ("lda", "probe", "pca")),
+        )
+    ),
+    *(Kind("mean-difference", contrast, sk.Window(1, 2)) for contrast in ("rest", "balanced")),
 )
 """Methods that are fitted to samples take behaviours against all others, no other contrast."""
 GRID = (0.1, 0.2, 0.4)
@@ -36,14 +59,13 @@ STRONGEST = 0.5
 class Candidate:
     """Directions by behaviour, at the common layers; ``seconds`` to fit them at all layers."""
 
-    method: str
-    contrast: str
+    kind: Kind
     directions: sk.SteeringVectors
     seconds: float
 
     @property
     def name(self) -> str:
-        return f"{self.method}, {self.contrast}"
+        return self.kind.name
 
     def facts(self) -> dict[str, dict[str, float]]:
         """``layer``, ``auroc``, ``split_half`` and ``shuffled`` by behaviour, at its layer."""
@@ -63,53 +85,69 @@ class Candidate:
 
 
 def candidates(
-    model: sk.ThinkingModel, traces: sk.Traces, today: str, folder: Path
+    model: sk.ThinkingModel, traces: sk.Traces, today: Kind, folder: Path
 ) -> list[Candidate]:
-    """All of them, from one pass over chains of *extract* tasks; AUROC is of *select* tasks.
+    """All of them, from one pass a window over chains of *extract* tasks; AUROC is of *select*
+    tasks.
 
-    At the layers that ``gradient`` chooses for the contrast ``today``. They are kept in
-    ``folder``, and read from there the next time.
+    At the layers that ``gradient`` chooses for ``today``. They are kept in ``folder``, and read
+    from there the next time.
     """
-    paths = {key: folder / f"{'-'.join(key)}.safetensors" for key in CANDIDATES}
+    paths = {kind: folder / f"{kind.name.replace(', ', '-')}.safetensors" for kind in KINDS}
     if not all(path.is_file() for path in paths.values()):
-        _extract(model, traces, today, paths)
+        windows = sorted({kind.window for kind in KINDS}, key=lambda w: w != today.window)
+        current = None
+        for window in windows:
+            mine = {kind: path for kind, path in paths.items() if kind.window == window}
+            current = _extract(model, traces, today.contrast, mine, current)
     found = []
-    for key, path in paths.items():
+    for kind, path in paths.items():
         vectors = sk.read_vectors(path)
-        found.append(Candidate(*key, vectors, vectors.provenance["seconds"]))
+        found.append(Candidate(kind, vectors, vectors.provenance["seconds"]))
     return found
 
 
 def _extract(
     model: sk.ThinkingModel,
     traces: sk.Traces,
-    today: str,
-    paths: Mapping[tuple[str, str], Path],
-) -> None:
+    contrast: str,
+    paths: Mapping[Kind, Path],
+    current: sk.SteeringVectors | None,
+) -> sk.SteeringVectors:
+    """The candidates of one window, saved; returns those whose layers all are pushed at."""
     used, kept = traces.split("extract"), traces.split("select")
-    with gathered(model, used, list(dict.fromkeys(method for method, _ in paths))) as evidence:
-        current = bare_vectors(model, evidence.moments, traces, today)
+    methods, window = list(dict.fromkeys(kind.method for kind in paths)), next(iter(paths)).window
+    with gathered(model, used, methods, window=window) as evidence:
+        current = current or bare_vectors(model, evidence.moments, traces, contrast)
         layers = {name: current[name].layer for name in BEHAVIORS}
         chosen = Suggestion(layers, dict.fromkeys(BEHAVIORS, "gradient"))
         started = perf_counter()
-        _ = evidence.precision  # shared by all contrasts that whiten, and counted for each
+        if "mass-mean" in methods:
+            _ = evidence.precision  # shared by all contrasts that whiten, and counted for each
         whitened = perf_counter() - started
         raw, seconds = {}, {}
-        for method, contrast in paths:
+        for kind in paths:
             started = perf_counter()
-            found = evidence.directions(method, contrast, BEHAVIORS)
-            raw[method, contrast] = {name: d.float() for name, d in found.items()}
-            seconds[method, contrast] = perf_counter() - started
-            seconds[method, contrast] += whitened if method == "mass-mean" else 0.0
-        flat = {(*key, name): d for key, found in raw.items() for name, d in found.items()}
+            found = evidence.directions(kind.method, kind.contrast, BEHAVIORS)
+            raw[kind] = {name: d.float() for name, d in found.items()}
+            seconds[kind] = perf_counter() - started
+            seconds[kind] += whitened if kind.method == "mass-mean" else 0.0
+        flat = {(kind, name): d for kind, found in raw.items() for name, d in found.items()}
         every = list(range(model.n_layers))
-        curves = auroc(model, kept, flat, every, targets={key: key[2] for key in flat})
-        for key, path in paths.items():
-            areas = {name: curves[*key, name] for name in BEHAVIORS}
-            bare = plain(evidence, raw[key], model.n_layers)
-            made = described(evidence, *key, bare, areas, chosen)
-            facts = {**current.provenance, "contrast": key[1], "method": METHODS[key[0]].title}
-            sk.SteeringVectors(made, {**facts, "seconds": seconds[key]}).save(path)
+        curves = auroc(model, kept, flat, every, targets={key: key[1] for key in flat})
+        for kind, path in paths.items():
+            areas = {name: curves[kind, name] for name in BEHAVIORS}
+            bare = plain(evidence, raw[kind], model.n_layers)
+            made = described(evidence, kind.method, kind.contrast, bare, areas, chosen)
+            facts = {
+                **current.provenance,
+                "contrast": kind.contrast,
+                "method": METHODS[kind.method].title,
+                "window": {"before": window.before, "length": window.length},
+                "seconds": seconds[kind],
+            }
+            sk.SteeringVectors(made, facts).save(path)
+    return current
 
 
 class SideEffect:

@@ -1,8 +1,9 @@
-"""`make defaults`: which contrast and which method should be the default?
+"""`make defaults`: which contrast, method and window should be the default?
 
-On the bundled model: directions of three behaviours by every method and contrast
-(:data:`default_candidates.CANDIDATES`), from the same chains of *extract* tasks, each pushed at
-both signs on held-out *select* tasks, one chain a task, all with the same noise, scored by the
+On the bundled model: directions of three behaviours by methods, contrasts and windows (the tokens
+of a span that are averaged; 1,0 is the token before it alone;
+:data:`default_candidates.KINDS`), from the same chains of *extract* tasks, each pushed at both
+signs on held-out *select* tasks, one chain a task, all with the same noise, scored by the
 exact grammar. All candidates are pushed at the same layers, those that ``gradient`` chooses for
 the default of today: if layers favour anyone, then that one. The *evaluate* tasks stay untouched.
 
@@ -47,7 +48,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from default_candidates import BEHAVIORS, Candidate, SideEffect, candidates
+from default_candidates import BEHAVIORS, Candidate, Kind, SideEffect, candidates
 from defaults_report import draw, markdown
 from effect import select_tasks
 from pushes import drawn_rate, pushed, task_weights, unpushed
@@ -194,8 +195,8 @@ class Runs:
         tasks: Sequence[sk.Task],
     ) -> pd.DataFrame:
         steps = "-".join(f"{coefficients[name]:g}" for name in BEHAVIORS)
-        made = f"{candidate.method}-{candidate.contrast}-{steps}"
-        name = f"{stage}-{made}-{self._asked(tasks)}.csv"
+        made = candidate.name.replace(", ", "-")
+        name = f"{stage}-{made}-{steps}-{self._asked(tasks)}.csv"
         path = self._state / name
         if not path.is_file():
             terms = {n: coefficients[n] * d for n, d in candidate.directions.items()}
@@ -224,8 +225,9 @@ def main() -> int:
     state = state_folder(options, model)
     traces = sk.read_traces(sk.data("traces/countdown.jsonl"))
     kept = traces.split("select")
-    every = {c.name: c for c in candidates(model, traces, DEFAULT_CONTRAST, state)}
-    today = f"{DEFAULT_METHOD}, {DEFAULT_CONTRAST}"
+    current = Kind(DEFAULT_METHOD, DEFAULT_CONTRAST, sk.Window())
+    every = {c.name: c for c in candidates(model, traces, current, state)}
+    today = current.name
 
     side = SideEffect(model, sorted(kept, key=lambda trace: trace.task_key)[:12])
     length = dict.fromkeys(BEHAVIORS, options.coefficient)

@@ -38,7 +38,7 @@ def _rows(table: pd.DataFrame, stage: str, strength: str) -> dict[str, dict[str,
 
 
 def _screened(table: pd.DataFrame, left_out: Mapping[str, str]) -> list[str]:
-    head = ["method, contrast", "AUROC", "halves (shuffled)", "swing, equal length"]
+    head = ["method, contrast, window", "AUROC", "halves (shuffled)", "swing, equal length"]
     head += ["swing, equal side effect", "accuracy lost there, points", "swing per 10 points lost"]
     head += ["sentences known", "seconds", "out because"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -60,7 +60,7 @@ def _screened(table: pd.DataFrame, left_out: Mapping[str, str]) -> list[str]:
 def _confirmed(
     table: pd.DataFrame, behaviors: list[str], differences: list[Mapping[str, Any]]
 ) -> list[str]:
-    head = ["method, contrast", "swing", *behaviors, "accuracy lost, points"]
+    head = ["method, contrast, window", "swing", *behaviors, "accuracy lost, points"]
     head += ["swing per 10 points lost", "swing minus today's", "loss minus today's"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     against = {row["candidate"]: row for row in differences}
@@ -94,7 +94,7 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
     )
     step = f"{content['coefficient']:g}"
     lines = [
-        "# Which contrast and method should be the default?",
+        "# Which contrast, method and window should be the default?",
         "",
         f"{said} {content['model']}, three behaviours, every candidate from the same chains and at "
         f"the same layers ({layers}), pushed at both signs on *select* tasks; made by "
@@ -109,7 +109,8 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
         "mean over behaviours and signs. One chain a task, same noise; 95 % bootstrap intervals "
         f"over tasks. *Equal length*: {step} mean norms. *Equal side effect*: as far as moves the "
         "predictions on unsteered text like the default of today does at that length "
-        f"(KL, nats a token: {moved}). *Halves*: cosine between directions of two halves of the "
+        f"(KL, nats a token: {moved}). *Window*: tokens before a span, and of its own, that are "
+        "averaged. *Halves*: cosine between directions of two halves of the "
         "tasks, beside that of shuffled labels; AUROC of the projection before a span, on chains "
         "of other tasks. *Seconds*: to fit all behaviours at all layers, without the pass over the "
         "chains that all share.",
@@ -135,10 +136,10 @@ def draw(content: Mapping[str, Any], table: pd.DataFrame) -> Figure:
     series = {"length": ("screen", "length"), "side effect": ("screen", "side effect")}
     series["final"] = ("final", "side effect")
     with matplotlib.rc_context(STYLE):
-        figure = ReportFigure(figsize=(9.0, 5.6), dpi=150, facecolor="white")
+        figure = ReportFigure(figsize=(9.0, 9.4), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.25, 1])
-        figure.subplots_adjust(left=0.21, right=0.985, top=0.93, bottom=0.25, wspace=0.06)
+        figure.subplots_adjust(left=0.25, right=0.985, top=0.97, bottom=0.16, wspace=0.06)
         for number, (key, (stage, strength)) in enumerate(series.items()):
             found = _rows(table, stage, strength)
             for axis, what in ((left, "swing"), (right, "lost")):
@@ -174,7 +175,7 @@ def draw(content: Mapping[str, Any], table: pd.DataFrame) -> Figure:
                 for k in series
             ],
             loc="lower left",
-            bbox_to_anchor=(0.01, 0.115),
+            bbox_to_anchor=(0.01, 0.07),
             ncols=3,
             frameon=False,
             fontsize=8,
@@ -186,5 +187,5 @@ def draw(content: Mapping[str, Any], table: pd.DataFrame) -> Figure:
             f"bootstrap over tasks. Equal length: {content['coefficient']:g} mean norms; equal "
             "side effect: the same KL of the predictions on unsteered text. Bold: today's default."
         )
-        figure.text(0.015, 0.105, textwrap.fill(text, width=128), fontsize=8, color=FAINT, va="top")
+        figure.text(0.015, 0.065, textwrap.fill(text, width=128), fontsize=8, color=FAINT, va="top")
     return figure

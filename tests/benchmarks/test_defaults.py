@@ -9,7 +9,7 @@ import pandas as pd
 import pushes
 import pytest
 import torch
-from default_candidates import BEHAVIORS, CANDIDATES, SideEffect, candidates, matched
+from default_candidates import BEHAVIORS, KINDS, Kind, SideEffect, candidates, matched
 from defaults import counts, measured, rivals, row_of, verdict
 from defaults_report import draw, markdown
 
@@ -19,7 +19,8 @@ from steerkit.plots import figure_bytes
 from steerkit.positions import THINK
 from tests.tiny import tiny_model, tiny_traces
 
-TODAY = "mean-difference, rest"
+CURRENT = Kind("mean-difference", "rest", sk.Window(1, 10))
+TODAY = CURRENT.name
 
 
 # -- the candidates
@@ -29,19 +30,25 @@ TODAY = "mean-difference, rest"
 def made(tmp_path_factory):
     model, traces = tiny_model(), tiny_traces(60)
     folder = tmp_path_factory.mktemp("candidates")
-    found = candidates(model, traces, "rest", folder)
-    again = candidates(model, traces, "rest", folder)  # read, not made
+    found = candidates(model, traces, CURRENT, folder)
+    again = candidates(model, traces, CURRENT, folder)  # read, not made
     assert [c.seconds for c in again] == [c.seconds for c in found]
     return model, traces, again
 
 
 def test_candidates_are_what_extraction_gives(made) -> None:
     model, traces, found = made
-    assert [(c.method, c.contrast) for c in found] == list(CANDIDATES)
-    assert len({c.name for c in found}) == 11
-    for candidate in (found[1], found[6], found[8]):
+    assert [c.kind for c in found] == list(KINDS) and CURRENT in KINDS
+    assert len({c.name for c in found}) == len(KINDS)
+    for candidate in (found[1], found[6], found[8], found[13], found[-1]):
+        kind = candidate.kind
         vectors = sk.extract(
-            model, traces, method=candidate.method, contrast=candidate.contrast, behaviors=BEHAVIORS
+            model,
+            traces,
+            method=kind.method,
+            contrast=kind.contrast,
+            window=kind.window,
+            behaviors=BEHAVIORS,
         )
         for name, direction in candidate.directions.items():
             torch.testing.assert_close(direction.tensor, vectors[name].tensor)
@@ -49,7 +56,9 @@ def test_candidates_are_what_extraction_gives(made) -> None:
             expected = vectors[name].auroc[direction.layer]
             assert candidate.facts()[name]["auroc"] == pytest.approx(float(expected), abs=1e-6)
     lengths = {
-        float(c.directions[BEHAVIORS[0]].tensor[0].norm()) for c in found if "rest" in c.name
+        float(c.directions[BEHAVIORS[0]].tensor[0].norm())
+        for c in found
+        if c.kind.contrast == "rest" and c.kind.window == CURRENT.window
     }
     assert max(lengths) == pytest.approx(min(lengths), rel=1e-5)
 
@@ -189,7 +198,7 @@ def test_pushes_are_counted_by_behaviour_sign_and_task() -> None:
 def test_the_page_says_what_stays_and_why() -> None:
     plain = planted(0.0, 0.6)
     rows = []
-    names = [f"{m}, {c}" for m, c in CANDIDATES]
+    names = [kind.name for kind in KINDS]
     cases = [("screen", n, s) for n in names for s in defaults.STRENGTHS]
     cases += [("final", n, "side effect") for n in names[:4]]
     found = {}
@@ -202,7 +211,7 @@ def test_the_page_says_what_stays_and_why() -> None:
         "model": "m",
         "today": TODAY,
         "winner": winner,
-        "left_out": {"pca, rest": "halves agree by 0.50"},
+        "left_out": {"pca, rest, 1,0": "halves agree by 0.50"},
         "differences": differences,
         "layers": dict.fromkeys(BEHAVIORS, 5),
         "divergence": dict.fromkeys(BEHAVIORS, 0.0123),
@@ -213,7 +222,7 @@ def test_the_page_says_what_stays_and_why() -> None:
     page = markdown(content, table)
     said = {True: "which stays the default", False: "takes the place of"}
     assert said[winner == TODAY] in page and "halves agree by 0.50 |" in page
-    assert page.count("| `mean-difference, ") == 8 and "nan" not in page
-    assert "takes the place" in markdown({**content, "winner": "pca, rest"}, table)
+    assert page.count("| `mean-difference, ") == 14 and "nan" not in page
+    assert "takes the place" in markdown({**content, "winner": "pca, rest, 1,0"}, table)
     assert "stays the default" in markdown({**content, "winner": TODAY}, table)
     assert len(figure_bytes(draw(content, table), "png")) > 20_000
