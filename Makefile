@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format effect report pair defaults noise agreement contrasts layers published pairing real real-evaluation memory bench models data docs wheel clean
+.PHONY: help extract test format report pair defaults noise agreement layers published pairing real real-evaluation memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -31,9 +31,6 @@ format: $(READY) ## put the code into its one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-effect: $(READY) ## does steering move the bundled model? (10 minutes)
-	$(BIN)/python benchmarks/effect.py
-
 report: $(READY) ## the whole evaluation: dose-response, 78 controls, report (an hour or two)
 	$(BIN)/python benchmarks/report.py
 
@@ -48,9 +45,6 @@ noise: $(READY) ## how good does an annotator have to be? (10 minutes)
 
 agreement: $(READY) ## how far do the bundled annotators agree with others' labels? (5 minutes)
 	$(BIN)/python benchmarks/agreement.py
-
-contrasts: $(READY) ## which contrast steers best? (5 minutes)
-	$(BIN)/python benchmarks/contrasts.py
 
 layers: $(READY) ## do cheap scores tell at which layer steering works? (10 minutes)
 	$(BIN)/python benchmarks/layers.py

@@ -50,13 +50,13 @@ import numpy as np
 import pandas as pd
 from default_candidates import BEHAVIORS, Candidate, Kind, SideEffect, candidates
 from defaults_report import draw, markdown
-from effect import select_tasks
 from pushes import drawn_rate, pushed, task_weights, unpushed
 from real_measures import code_digest, machine
 
 import steerkit as sk
 from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
+from steerkit.evaluation.held_out import bundled_tasks
 from steerkit.files import write_text_atomic
 from steerkit.methods import DEFAULT_METHOD
 from steerkit.plots import save_figure
@@ -237,7 +237,8 @@ def main() -> int:
         found = {n: side.matched(d, target[n]) for n, d in candidate.directions.items()}
         steps[name] = {"length": length, "side effect": length if name == today else found}
 
-    tasks = select_tasks(every[today].directions, options.screen + options.tasks)
+    found = bundled_tasks(model, every[today].directions, "select")
+    tasks = found[: options.screen + options.tasks]
     stages = {"screen": tasks[: options.screen], "final": tasks[options.screen :]}
     runs = Runs(model, state, options.tokens)
     rows: list[dict[str, Any]] = []

@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from effect import select_tasks
 from label_noise_report import DEFAULTS, draw, markdown
 from noisy_labels import (
     NONE,
@@ -58,6 +57,7 @@ import steerkit as sk
 from steerkit.annotation import agree, cross_annotate
 from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
+from steerkit.evaluation.held_out import bundled_tasks
 from steerkit.files import write_text_atomic
 from steerkit.plots import save_figure
 
@@ -215,7 +215,7 @@ def main() -> int:
         print(f"cosines after {time.perf_counter() - started:.0f} s", file=sys.stderr)
     table = pd.read_csv(compared, dtype={"chains": str})
 
-    tasks = select_tasks(vectors, options.tasks)
+    tasks = bundled_tasks(model, vectors, "select")[: options.tasks]
     once = ("exact", *ANNOTATORS)
     chosen = [e for e in every if e.seed < (1 if e.kind in once else options.steered_draws)]
     asked = f"{options.coefficient:g}-{options.tokens}-{len(tasks)}"

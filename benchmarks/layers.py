@@ -32,7 +32,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from effect import select_tasks as select_puzzles
 from layers_report import write_report
 from real_measures import code_digest, machine
 from reference import head
@@ -43,6 +42,7 @@ from steerkit.adapters import Adapter
 from steerkit.annotation import find_annotator
 from steerkit.cli.parser import layers as layer_list
 from steerkit.errors import SteerkitError
+from steerkit.evaluation.held_out import bundled_tasks
 from steerkit.files import write_text_atomic
 from steerkit.layer_choice.causal import shares_by_layer, shares_by_task
 from steerkit.layer_choice.scores import score_layers
@@ -352,7 +352,7 @@ def main(words: list[str] | None = None) -> int:
     state = open_state(options.state / name, settings, options.fresh)
     vectors, cheap = measured(model, chains, options, layers, state)
     if bundled:
-        tasks = select_puzzles(vectors, options.count)
+        tasks = bundled_tasks(model, vectors, "select")[: options.count]
     with timed(state / "seconds.json", "sweep"):
         swept, texts = written(model, tasks, vectors, layers, options, state)
     labelled = sk.annotate(texts, annotator)

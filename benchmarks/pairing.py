@@ -19,14 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from effect import BEHAVIOR, counts, evaluation_tasks
 from real_measures import machine
 
 import steerkit as sk
+from steerkit.answers import correct
 from steerkit.errors import SteerkitError
+from steerkit.evaluation.held_out import bundled_tasks
 from steerkit.files import write_text_atomic
 
 RESULTS = Path(__file__).parent / "results"
+BEHAVIOR = "backtracking"
 COEFFICIENTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 MEASURES = {BEHAVIOR: f"{BEHAVIOR} sentences", "correct": "right answer", "tokens": "tokens"}
 
@@ -67,7 +69,14 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def measured(traces: sk.Traces) -> pd.DataFrame:
     """What is counted of every chain, one row a task."""
-    return pd.DataFrame([counts(trace) for trace in sk.annotate(traces)])
+    return pd.DataFrame(
+        {
+            BEHAVIOR: sum(span.label == BEHAVIOR for span in trace.spans),
+            "correct": bool(correct(trace)),
+            "tokens": len(trace.token_ids or ()),
+        }
+        for trace in sk.annotate(traces)
+    )
 
 
 def markdown(table: pd.DataFrame, tasks: int) -> str:
@@ -104,7 +113,7 @@ def main() -> int:
     model = sk.load("countdown-thinking", device="cpu")
     vectors = sk.extract(model, sk.read_traces(sk.data("traces/countdown.jsonl")))
     direction = vectors[BEHAVIOR]
-    tasks = evaluation_tasks(vectors, options.tasks)
+    tasks = bundled_tasks(model, vectors, "evaluate")[: options.tasks]
 
     def chains(coefficient: float, seed: int) -> pd.DataFrame:
         print(f"coefficient {coefficient:+g}, seed {seed}", file=sys.stderr)

@@ -106,7 +106,7 @@ def keep_tables(made: Evaluation, folder: Path) -> None:
     """Tables, settings and figures into an emptied folder, without the text of the chains."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in (SETTINGS, *(f"{table}.csv" for table in TABLES)):
+    for name in (SETTINGS, *(f"{table}.csv" for table in (*TABLES, "layers", "cosines"))):
         if (made.folder / name).is_file():
             shutil.copy(made.folder / name, folder / name)
     figures = made.folder / "figures"

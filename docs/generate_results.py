@@ -43,17 +43,27 @@ def page(text: str, results: Path = RESULTS) -> str:
 
 
 def _figure(results: Path) -> str | None:
-    if not (results / "effect.png").is_file():
+    text = "Share of sentences of every behaviour against the coefficient, with bands of random "
+    text += "and shuffled directions"
+    for path, of in (
+        ("real_evaluation.png", ", of a real model, plain and with an adapter that makes it think"),
+        ("report/figures/dose_response.png", ""),
+    ):
+        if (results / path).is_file():
+            return f"![{text}{of}.](benchmarks/results/{path})"
+    return None
+
+
+def _real_evaluation(results: Path) -> str | None:
+    text = _text(results / "real_evaluation.md")
+    if text is None:
         return None
-    return (
-        "![Left: backtracking sentences per chain against the coefficient, with random "
-        "directions of the same length beside it. Right: what happens to right answers, closed "
-        "chains and sentences that the grammar knows.](benchmarks/results/effect.png)"
+    shown = [f"**{title}**\n\n{part}" if title else part for title, part in sections(text).items()]
+    figure = (
+        "![Share of sentences of both behaviours against the coefficient, plain and with the "
+        "adapter, with bands of controls.](../benchmarks/results/real_evaluation.png)"
     )
-
-
-def _effect(results: Path) -> str | None:
-    return _text(results / "effect.md")
+    return "\n\n".join([figure, *(part for part in shown if part)])
 
 
 def _report(results: Path) -> str | None:
@@ -225,7 +235,6 @@ def _agreement(results: Path) -> str | None:
 
 BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "figure": _figure,
-    "effect": _effect,
     "pair": _pair,
     "real": _real,
     "memory": _memory,
@@ -233,6 +242,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "pairing": _pairing,
     "layers": _layers,
     "report": _report,
+    "real_evaluation": _real_evaluation,
     "defaults": _defaults,
     "noise": _noise,
     "agreement": _agreement,
@@ -244,7 +254,8 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
 _LAYERS = "python benchmarks/layers.py --model ~/.cache/steerkit/"
 _QWEN = f"{_LAYERS}qwen2.5-coder-1.5b-instruct"
 MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
-    "figure": "make effect",
+    "figure": "make report",
+    "real_evaluation": "make real-evaluation",
     "layers_smollm2": (
         f"{_LAYERS}smollm2-135m-instruct --layers 5,11,17,23,27 --count 3 --tokens 60 "
         "--chains 8 --step-chains 2 --read 128"

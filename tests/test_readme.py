@@ -324,12 +324,12 @@ def test_no_result_on_a_page_is_stale(generator):
 
 
 def test_a_missing_result_is_said_to_be_missing(generator, tmp_path):
-    text = "a\n<!-- results: effect -->\nan old number: 7\n<!-- end -->\nb\n"
-    said = "a\n<!-- results: effect -->\n*Not measured yet: `make effect` measures it.*\n"
+    text = "a\n<!-- results: memory -->\nan old number: 7\n<!-- end -->\nb\n"
+    said = "a\n<!-- results: memory -->\n*Not measured yet: `make memory` measures it.*\n"
     assert generator["page"](text, tmp_path) == said + "<!-- end -->\nb\n"
     assert generator["page"](text, tmp_path) != text
     with pytest.raises(KeyError):
-        generator["page"](text.replace("effect", "guess"), tmp_path)
+        generator["page"](text.replace("memory", "guess"), tmp_path)
 
 
 def test_what_measures_a_result_exists(generator):
@@ -354,8 +354,10 @@ def test_what_measures_a_result_exists(generator):
 
 
 def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
-    (tmp_path / "effect.md").write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
-    (tmp_path / "effect.png").write_bytes(b"")
+    (tmp_path / "pairing.md").write_text("| a | b |\n|---|---|\n| 1 | 2 |\n")
+    drawn = tmp_path / "report" / "figures" / "dose_response.png"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_bytes(b"")
     (tmp_path / "real.md").write_text(
         "# A real model\n\nOn what.\n\n## Directions at layer 17\n\nHow.\n\n| main |\n|---|\n\n"
         "The other contrasts: more.\n\n| rest |\n\n## Steering\n\n| table |\n\n- *unsteered*: x\n\n"
@@ -368,7 +370,8 @@ def test_blocks_are_filled_from_the_result_files(generator, tmp_path):
     wanted = "".join(f"<!-- results: {n} -->\n<!-- end -->\n" for n in generator["BLOCKS"])
     filled = generator["page"](wanted, tmp_path)
     assert filled == generator["page"](filled, tmp_path), "filling twice changes nothing"
-    assert "| 1 | 2 |" in filled and "](benchmarks/results/effect.png)" in filled
+    assert "| 1 | 2 |" in filled
+    assert "](benchmarks/results/report/figures/dose_response.png)" in filled
     assert "**Directions at layer 17.** How.\n\n| main |\n|---|\n\n**Steering.**" in filled
     assert "- *unsteered*: x" in filled and "On what." in filled
     assert not re.search(r"The other contrasts|\| rest|Notes\.|Seconds\.|^#", filled, re.MULTILINE)

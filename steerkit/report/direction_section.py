@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.evaluation.record import VECTORS
@@ -15,12 +14,8 @@ from steerkit.report.pictures import picture
 from steerkit.report.sections import Scope, Section
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from steerkit.evaluation.record import Evaluation
     from steerkit.vectors import SteeringVectors
-
-LAYER_SCORES = "layer_scores.csv"
 
 
 def find_vectors(evaluation: Evaluation) -> SteeringVectors | None:
@@ -60,23 +55,6 @@ def direction_section(scope: Scope, vectors: SteeringVectors | None) -> Section:
             _layers_alt(vectors),
         )
     ]
-    scores = evaluation_scores(scope.evaluation.folder)
-    if scores is not None:
-        from steerkit.layer_plot import plot_layer_scores
-        from steerkit.vectors import weaknesses
-
-        chosen = {name: d.layer for name, d in vectors.items() if d.layer is not None}
-        by = next((d.chosen_by for d in vectors.values() if d.chosen_by), "")
-        pictures.append(
-            picture(
-                plot_layer_scores(scores, chosen, score=by, weak=weaknesses(vectors)),
-                scope.folder,
-                "layer_scores",
-                "Scores of the layers.",
-                f"By which layers were chosen ({by or 'unknown'}), and other scores.",
-                f"Curves of {', '.join(dict.fromkeys(scores['score']))} over layers.",
-            )
-        )
     if len(vectors) > 1:
         from steerkit.cosine_plot import plot_cosines
 
@@ -96,16 +74,6 @@ def direction_section(scope: Scope, vectors: SteeringVectors | None) -> Section:
     ]
     grids = [_grid(vectors)]
     return Section(section.id, section.title, texts, pictures=pictures, grids=grids)
-
-
-def evaluation_scores(folder: Path) -> pd.DataFrame | None:
-    """Scores of layers (:func:`steerkit.layer_choice.scores.score_layers`) kept in the folder."""
-    path = folder / LAYER_SCORES
-    if not path.is_file():
-        return None
-    import pandas as pd
-
-    return pd.read_csv(path)
 
 
 def _grid(vectors: SteeringVectors) -> Grid:

@@ -73,15 +73,15 @@ def write_report(
     named = [str(entry.get("name")) for entry in evaluation.settings.get("annotators", ())]
     order = [*(name for name in named if name in present), *(n for n in present if n not in named)]
     scope = Scope(evaluation, target.parent, tuple(order), examples, annotator)
-    _write_tables(evaluation, target.parent)
-    page = _environment().get_template("page.html").render(**_content(scope, vectors))
+    known = find_vectors(scope.evaluation) if vectors is None else vectors
+    _write_tables(evaluation, known, target.parent)
+    page = _environment().get_template("page.html").render(**_content(scope, known))
     return write_text_atomic(target, page)
 
 
 def _content(scope: Scope, vectors: SteeringVectors | None) -> dict[str, Any]:
     from steerkit import __version__
 
-    known = find_vectors(scope.evaluation) if vectors is None else vectors
     settings = scope.settings
     names = [str(name) for name in settings.get("behaviors", ())]
     model = settings.get("model", "a model")
@@ -95,7 +95,7 @@ def _content(scope: Scope, vectors: SteeringVectors | None) -> dict[str, Any]:
         "summary": summary,
         "design": _design(scope),
         "warnings": _warnings(scope),
-        "sections": _sections(scope, known),
+        "sections": _sections(scope, vectors),
     }
 
 
@@ -206,7 +206,7 @@ def _again(settings: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _write_tables(evaluation: Evaluation, folder: Path) -> None:
+def _write_tables(evaluation: Evaluation, vectors: SteeringVectors | None, folder: Path) -> None:
     """The numbers of the page as CSV, beside it."""
     from steerkit.evaluation.record import GENERATIONS, SETTINGS, TABLES, settings_text, write_csv
 
@@ -215,6 +215,9 @@ def _write_tables(evaluation: Evaluation, folder: Path) -> None:
             write_csv(getattr(evaluation, name), folder / f"{name}.csv")
         except SteerkitError as problem:
             _log.info("no table of %s: %s", name, problem)
+    if vectors is not None:
+        write_csv(vectors.layers_table(), folder / "layers.csv")
+        write_csv(vectors.cosines(), folder / "cosines.csv")
     if not (folder / GENERATIONS).is_file() or folder.resolve() != evaluation.folder.resolve():
         write_csv(evaluation.generations, folder / GENERATIONS)
         write_text_atomic(folder / SETTINGS, settings_text(evaluation.settings))
