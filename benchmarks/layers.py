@@ -41,6 +41,7 @@ import steerkit as sk
 from steerkit.adapters import Adapter
 from steerkit.annotation import find_annotator
 from steerkit.cli.parser import layers as layer_list
+from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import SteerkitError
 from steerkit.evaluation.held_out import bundled_tasks
 from steerkit.files import write_text_atomic
@@ -79,6 +80,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--step-chains", type=int, help="chains that steps are taken on")
     parser.add_argument("--read", type=int, help="tokens read of each chain")
+    parser.add_argument("--window", default="1,0", help="tokens of a span, as of steerkit extract")
+    parser.add_argument("--contrast", default=DEFAULT_CONTRAST, help="as of steerkit extract")
     parser.add_argument("--batch-size", type=int, help="chains written side by side")
     parser.add_argument("--minutes", type=float, help="refuse to start on what takes longer")
     parser.add_argument("--budget", action="store_true", help="say how long it takes, no more")
@@ -211,7 +214,7 @@ def command_of(options: argparse.Namespace, model: str) -> str:
     """The command that does the same again: every setting, for usual ones may change."""
     usual = arguments(["--model", options.model])
     names = ("traces", "task_file", "annotator", "dtype", "adapter", "behaviors", "layers", "count")
-    names += ("tokens", "coefficient", "chains", "step_chains", "read")
+    names += ("tokens", "coefficient", "chains", "step_chains", "read", "window", "contrast")
     differ = [name for name in names if getattr(options, name) != getattr(usual, name)]
     if options.model == BUNDLED and not differ:
         return "make layers"
@@ -268,6 +271,8 @@ def measured(
                 chains,
                 behaviors=options.behaviors,
                 layers=layers,
+                contrast=options.contrast,
+                window=sk.Window.parse(options.window),
                 # the default says on how many chains it takes slopes, and so does extract's user
                 choose_by="auroc" if options.chains else DEFAULT_SCORE,
                 progress=progress("extract"),

@@ -56,7 +56,13 @@ def collected(model: sk.ThinkingModel, chains: sk.Traces, state: Path, size: int
     done = int(kept[-1].stem.removeprefix("moments_")) if kept else 0
     show = progress("chains")
     for first in range(done, len(chains), size):
-        part = sk.collect(model, chains[first : first + size], labels=labels)
+        part = sk.collect(
+            # the window of the published means
+            model,
+            chains[first : first + size],
+            labels=labels,
+            window=sk.Window(1, 10),
+        )
         total = part if total is None else total + part
         done = min(first + size, len(chains))
         before, path = kept, state / f"moments_{done:05}.safetensors"

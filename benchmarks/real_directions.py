@@ -58,7 +58,15 @@ def extraction(
     """Extract, save the vectors, and compare with what was published for another model of the
     same width, if that is at hand; the figures that stand in the results."""
     started, load = time.perf_counter(), load_at_start()
-    vectors = sk.extract(model, chains, select=sk.Traces(), progress=progress("extract"))
+    # the window of the published means, which these directions are compared with
+    vectors = sk.extract(
+        model,
+        chains,
+        contrast="rest",
+        window=sk.Window(1, 10),
+        select=sk.Traces(),
+        progress=progress("extract"),
+    )
     seconds, peak = time.perf_counter() - started, peak_memory()
     vectors.save(path)
 
@@ -139,7 +147,13 @@ def other_contrasts(
     from steerkit.reliability import split_half, split_half_shuffled
 
     started = time.perf_counter()
-    moments = sk.collect(model, chains, layers=[LAYER], progress=progress("other contrasts"))
+    moments = sk.collect(
+        model,
+        chains,
+        layers=[LAYER],
+        window=sk.Window(1, 10),
+        progress=progress("other contrasts"),
+    )
     seconds = time.perf_counter() - started
     labels = list(moments.labels)
     found: dict[str, Any] = {}

@@ -251,7 +251,8 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "layers_qwen_thinking": lambda results: _layers(results, "layers_qwen2.5_thinking"),
     "published": _published,
 }
-_LAYERS = "python benchmarks/layers.py --model ~/.cache/steerkit/"
+# measured with the window and contrast that were the defaults then
+_LAYERS = "python benchmarks/layers.py --window 1,10 --contrast rest --model ~/.cache/steerkit/"
 _QWEN = f"{_LAYERS}qwen2.5-coder-1.5b-instruct"
 MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
     "figure": "make report",

@@ -65,7 +65,10 @@ example
 # `extract` runs the chains through the model and reads the *residual stream*, the vector
 # that each layer passes on to the next. A behaviour's direction at a layer is
 #
-# > the mean over the spans of that behaviour, minus the mean over all other spans.
+# > the mean just before the spans of that behaviour, minus the mean of the other
+# > behaviours' means.
+#
+# *Just before* is the token that ends the sentence ahead: there the model decides what comes.
 #
 # The tasks are divided into three sets that never mix. Half of them serve for the
 # directions, a quarter for choosing a layer, and a quarter is never read, so that we can

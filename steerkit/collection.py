@@ -96,7 +96,7 @@ def collect(
         Behaviours to sum; by default every known one that has a span. Shards that are to
         be added up must name the same labels.
     window:
-        Tokens of a span that are averaged; by default ``Window(before=1, length=10)``.
+        Tokens of a span that are averaged; by default ``Window(before=1, length=0)``.
     batch_tokens:
         Positions in a batch, padding included; by default 2,048 on a CPU, 8,192 elsewhere.
     seed:

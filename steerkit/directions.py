@@ -16,7 +16,8 @@ from steerkit.reading import REPLICATE
 
 CONTRASTS = ("overall", "rest", "balanced", "within")
 """Named contrasts; ``A:B`` is the fifth, one behaviour minus another."""
-DEFAULT_CONTRAST = "rest"
+DEFAULT_CONTRAST = "balanced"
+"""Of methods that take it: see :func:`steerkit.methods.default_contrast`."""
 
 
 class Sums(NamedTuple):

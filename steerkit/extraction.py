@@ -9,7 +9,6 @@ from typing import Any
 
 from steerkit.chain_sets import Passes, chain_sets
 from steerkit.collection import collect, model_layers
-from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.evidence import described, gathered, plain
 from steerkit.geometry import cosines
 from steerkit.layer_choice import auroc
@@ -21,7 +20,7 @@ from steerkit.layer_choice.suggestion import (
     suggest_layers,
 )
 from steerkit.layers import Layers
-from steerkit.methods import DEFAULT_METHOD, METHODS, check_method
+from steerkit.methods import DEFAULT_METHOD, METHODS, check_method, default_contrast
 from steerkit.models import ThinkingModel
 from steerkit.positions import Window
 from steerkit.provenance import chain_facts, model_facts, versions
@@ -42,7 +41,7 @@ def extract(
     traces: Iterable[Trace],
     *,
     behaviors: str | Iterable[str] | None = None,
-    contrast: str = DEFAULT_CONTRAST,
+    contrast: str | None = None,
     method: str = DEFAULT_METHOD,
     choose_by: str = DEFAULT_SCORE,
     layers: Layers | None = None,
@@ -70,7 +69,8 @@ def extract(
         be had is left out with a warning, and ``provenance["left_out"]`` says why.
     contrast:
         ``overall``, ``rest``, ``balanced``, ``within`` or ``A:B``: see
-        :func:`steerkit.directions.contrast`.
+        :func:`steerkit.directions.contrast`. By default ``balanced``, or ``rest`` for methods
+        that are fitted to samples.
     method:
         ``mean-difference``, ``mass-mean``, ``lda``, ``probe`` or ``pca``: see
         :mod:`steerkit.methods`. All give directions of the same length.
@@ -99,6 +99,7 @@ def extract(
     as a path), and :class:`ExtractionError` for a behaviour asked
     for that lacks the spans its contrast needs.
     """
+    contrast = default_contrast(method) if contrast is None else contrast
     check_method(method, contrast)
     check_choice(choose_by)
     chosen = model_layers(model, layers)

@@ -35,7 +35,7 @@ def compare_methods(
     traces: Iterable[Trace],
     *,
     methods: Sequence[str] = tuple(METHODS),
-    contrasts: Sequence[str] = (DEFAULT_CONTRAST,),
+    contrasts: Sequence[str] = (DEFAULT_CONTRAST, "rest"),
     windows: Sequence[Window] = (Window(),),
     behaviors: str | Iterable[str] | None = None,
     layers: Layers | None = None,

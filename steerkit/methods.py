@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerkit.directions import DEFAULT_CONTRAST
 from steerkit.errors import ExtractionError
 from steerkit.reading import HALF, column_weights, shuffled_orders
 from steerkit.span_means import Span, SpanMeans
@@ -90,6 +91,13 @@ def check_method(name: str, contrast: str) -> Method:
             fix="choose one of these, or the method mean-difference or mass-mean",
         )
     return METHODS[name]
+
+
+def default_contrast(method: str) -> str:
+    """The contrast of a method where none is named: ``balanced``, or ``rest`` for methods that
+    are fitted to samples, which know no other."""
+    known = METHODS.get(method)
+    return "rest" if known is not None and known.samples else DEFAULT_CONTRAST
 
 
 def lda_direction(samples: Samples, own: Own, spans: Sequence[Span]) -> Vector:

@@ -20,6 +20,7 @@ from steerkit.behaviors import behaviors
 from steerkit.direction import Direction
 from steerkit.errors import SteerkitError
 from steerkit.files import write_bytes_atomic
+from steerkit.positions import Window
 from steerkit.vectors import SteeringVectors, weaknesses
 
 # what would tell when and by which program a file was written
@@ -252,10 +253,7 @@ def _caption(vectors: SteeringVectors) -> str:
     parts += untrusted(weaknesses(vectors))
     window = facts.get("window")
     if window:
-        parts.append(
-            f"Read of a span: {window['before']} of the tokens before it, then at most "
-            f"{window['length']} of its own, never its last."
-        )
+        parts.append(f"Read of a span: {Window(**window).words}.")
     return " ".join(parts)
 
 

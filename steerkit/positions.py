@@ -19,12 +19,14 @@ PROMPT, THINK, ANSWER, PAD = 0, 1, 2, 3
 class Window:
     """Which tokens a span is read from: ``before`` tokens ahead of it, ``length`` of its own.
 
-    The default is that of Venhoff et al. 2025 (arXiv 2506.18167): the token before the
-    span, then at most ten of its own, never its last.
+    The default is the token before the span alone, the *onset*: there the model decides what
+    comes, and a push along its direction moves the behaviour most (`make defaults`).
+    ``Window(1, 10)`` is that of Venhoff et al. 2025 (arXiv 2506.18167), for directions to be
+    compared with theirs: the token before the span, then at most ten of its own, never its last.
     """
 
     before: int = 1
-    length: int = 10
+    length: int = 0
 
     def __post_init__(self) -> None:
         if min(self.before, self.length) < 0 or self.before + self.length == 0:
@@ -41,6 +43,18 @@ class Window:
         if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
             raise WindowError("not a window", expected="before,length as in 1,10", found=repr(text))
         return Window(int(parts[0]), int(parts[1]))
+
+    @property
+    def words(self) -> str:
+        """What is read of a span.
+
+        >>> Window(1, 10).words
+        'the token before it, then at most 10 of its own, never its last'
+        """
+        ahead = "the token" if self.before == 1 else f"the {self.before} tokens"
+        own = f"at most {self.length} of its own, never its last"
+        parts = [f"{ahead} before it"] * (self.before > 0) + [own] * (self.length > 0)
+        return ", then ".join(parts)
 
     def tokens(self, start: int, end: int) -> range:
         """Tokens that are read of a span of tokens [start, end); may be empty.

@@ -57,6 +57,9 @@ def states(model: ThinkingModel, ids: Sequence[int]) -> np.ndarray:
     return torch.cat(found).double().numpy()
 
 
+PAPER = Window(1, 10)
+
+
 def plain(
     model: ThinkingModel, traces: Sequence[Trace], before: int = 1, length: int = 10
 ) -> list[Synthetic]:
@@ -112,7 +115,7 @@ def assert_equals_plain(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_collecting_chain_by_chain_equals_plain_float64(architecture: str) -> None:
     model, traces = tiny_model(architecture), tiny_traces(10)
-    moments = collect(model, traces, batch_tokens=1)
+    moments = collect(model, traces, window=PAPER, batch_tokens=1)
     assert moments.labels == LABELS and moments.layers == tuple(range(LAYERS))
     assert_equals_plain(moments, plain(model, traces), 1e-12, range(LAYERS))
 
@@ -121,19 +124,19 @@ def test_collecting_chain_by_chain_equals_plain_float64(architecture: str) -> No
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])
 def test_any_batch_size_gives_the_same_moments(architecture: str, batch_tokens: int) -> None:
     model, traces = tiny_model(architecture), tiny_traces(14)
-    moments = collect(model, traces, batch_tokens=batch_tokens)
+    moments = collect(model, traces, window=PAPER, batch_tokens=batch_tokens)
     assert_equals_plain(moments, plain(model, traces), 1e-5, range(LAYERS))
 
 
 def test_the_comparison_sees_one_token_more() -> None:
     model, traces = tiny_model(), tiny_traces(10)
-    moments = collect(model, traces, batch_tokens=1)
+    moments = collect(model, traces, window=PAPER, batch_tokens=1)
     for window in ((0, 10), (1, 9), (2, 10)):
         with pytest.raises(AssertionError):
             assert_equals_plain(moments, plain(model, traces, *window), 1e-5, range(LAYERS))
 
 
-@pytest.mark.parametrize("window", [Window(0, 3), Window(2, 1), Window(5, 0)])
+@pytest.mark.parametrize("window", [Window(), Window(0, 3), Window(2, 1), Window(5, 0)])
 def test_other_windows_and_fewer_layers(window: Window) -> None:
     model, traces = tiny_model(), tiny_traces(10)
     moments = collect(model, traces, layers=[2, 0, 2], window=window, batch_tokens=1)
@@ -145,7 +148,7 @@ def test_other_windows_and_fewer_layers(window: Window) -> None:
 def test_half_precision_states_are_summed_in_float64() -> None:
     model, traces = tiny_model(), tiny_traces(8)
     model.hf.bfloat16()
-    moments = collect(model, traces, batch_tokens=1)
+    moments = collect(model, traces, window=PAPER, batch_tokens=1)
     assert_equals_plain(moments, plain(model, traces), 1e-12, range(LAYERS))
 
 
@@ -179,7 +182,7 @@ def test_out_of_memory_halves_the_batch_and_counts_nothing_twice() -> None:
     limit = 2 * max(c.hidden.shape[1] for c in chains)
     # after layer 0 has been read: what was read of a failed batch must be forgotten
     handle = fail_above(decoder_layers(model.hf)[1], limit, torch.OutOfMemoryError("full"))
-    moments = collect(model, traces, batch_tokens=100_000)
+    moments = collect(model, traces, window=PAPER, batch_tokens=100_000)
     handle.remove()
     assert moments.counters["chains"] == 14
     assert_equals_plain(moments, chains, 1e-5, range(LAYERS))
@@ -305,7 +308,7 @@ def test_the_reference_chains_are_collected_over_with_the_real_tokenizer(referen
         for label in moments.labels
     }
     few = traces[:3]
-    part = collect(model, few, batch_tokens=1)
+    part = collect(model, few, window=PAPER, batch_tokens=1)
     chosen = plain(model, few)
     assert part.counts[0].tolist() == [few.counts().get(label, 0) for label in part.labels]
     for k, label in enumerate(part.labels):

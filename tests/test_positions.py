@@ -33,11 +33,13 @@ def test_a_window_reads_the_tokens_of_its_definition(before, length, start, extr
 
 
 def test_the_default_is_the_papers():
-    assert Window() == Window(before=1, length=10)
-    assert list(Window().tokens(5, 40)) == list(range(4, 15))  # at most 11 tokens
-    assert list(Window().tokens(5, 8)) == [4, 5, 6]  # never its last
-    assert list(Window().tokens(5, 6)) == [4]  # one token: only the one before it
-    assert list(Window().tokens(0, 1)) == []  # nothing before the first
+    assert Window() == Window(before=1, length=0)
+    assert [list(Window().tokens(*span)) for span in ((5, 40), (5, 6))] == [[4], [4]]
+    paper = Window(1, 10)
+    assert list(paper.tokens(5, 40)) == list(range(4, 15))  # at most 11 tokens
+    assert list(paper.tokens(5, 8)) == [4, 5, 6]  # never its last
+    assert list(paper.tokens(5, 6)) == [4]  # one token: only the one before it
+    assert list(paper.tokens(0, 1)) == list(Window().tokens(0, 1)) == []  # nothing before
 
 
 @pytest.mark.parametrize(("before", "length"), [(-1, 10), (1, -1), (0, 0)])

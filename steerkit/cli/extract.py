@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from steerkit.traces import Traces
     from steerkit.vectors import SteeringVectors
 
-CONTRAST = "rest"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
+CONTRAST = "balanced"  # steerkit.directions.DEFAULT_CONTRAST, without importing torch for it
 METHODS = ("mean-difference", "mass-mean", "lda", "probe", "pca")  # steerkit.methods.METHODS
 CHOICES = ("gradient", "auroc", "gain", "effect", "published")  # steerkit.layer_choice.suggestion
 
@@ -53,8 +53,8 @@ _PURPOSES = {
 _DESCRIPTION = """\
 Find a direction in the residual stream for every annotated behaviour, at every layer.
 
-The chains run through the model; a direction is the mean activation over a behaviour's
-spans minus what --contrast sets against it. Half of the tasks serve for this, a quarter
+The chains run through the model; a direction is the mean activation at a behaviour's
+spans (where: --window) minus what --contrast sets against it. Half of the tasks serve for this, a quarter
 for choosing a layer, and a quarter is never read, so that effects can be tested on it."""
 
 _EPILOG = """\
@@ -115,12 +115,11 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     method.add_argument(
         "--contrast",
-        default=CONTRAST,
         metavar="CONTRAST",
         help="What the mean over a behaviour's spans is compared with. overall: the mean over "
         "whole thinking sections; rest: the spans of all other behaviours; balanced: the same, "
         "every other behaviour counting equally; within: other spans of the same chain; A:B: "
-        "behaviour A against behaviour B. Default: %(default)s.",
+        f"behaviour A against behaviour B. Default: {CONTRAST}, or rest for lda, probe and pca.",
     )
     method.add_argument(
         "--method",
@@ -150,10 +149,11 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     method.add_argument(
         "--window",
-        default="1,10",
+        default="1,0",
         metavar="BEFORE,LENGTH",
         help="Tokens of a span that are averaged: so many before it, and at most so many of its "
-        "own, never its last. Default: %(default)s.",
+        "own, never its last; 1,10 is that of the paper. Default: %(default)s, the token before "
+        "it alone.",
     )
     method.add_argument(
         "--shuffle-labels",

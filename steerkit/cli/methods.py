@@ -83,7 +83,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     )
     method.add_argument(
         "--contrasts",
-        default="rest",
+        default="balanced,rest",
         metavar="LIST",
         help="Contrasts, separated by commas. Methods that are fitted to single spans take rest "
         "and A:B only. Default: %(default)s.",
@@ -100,10 +100,10 @@ def add_command(commands: Any, formatter: Any) -> None:
     method.add_argument(
         "--windows",
         nargs="+",
-        default=["1,10"],
+        default=["1,0"],
         metavar="BEFORE,LENGTH",
         help="Tokens of a span that are averaged, as --window for steerkit extract, one pass over "
-        "the chains for each; 1,0 is the token before it alone. Default: 1,10.",
+        "the chains for each. Default: 1,0, the token before it alone.",
     )
     method.add_argument(
         "--seed",

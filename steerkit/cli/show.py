@@ -102,7 +102,7 @@ def add_command(commands: Any, formatter: Any) -> None:
     page.add_argument(
         "--window",
         metavar="BEFORE,LENGTH",
-        help="Which tokens of a span are read. Default: as the vectors say, or else 1,10.",
+        help="Which tokens of a span are read. Default: as the vectors say, or else 1,0.",
     )
     output = parser.add_argument_group("output")
     output.add_argument(

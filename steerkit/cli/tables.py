@@ -13,7 +13,11 @@ MISSING = "-"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose others are numbers as text."""
+    """A table whose first column is text and whose others are numbers as text.
+
+    A column without a title holds remarks: where the screen is narrow they are wrapped, and the
+    numbers stay whole.
+    """
     from rich import box
     from rich.table import Table
 
@@ -25,7 +29,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
         header_style="bold",
     )
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left", no_wrap=True)
+        if number and not column:
+            made.add_column(overflow="fold")
+        else:
+            made.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         made.add_row(*row)
     return made

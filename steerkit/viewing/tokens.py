@@ -79,12 +79,7 @@ def read_tokens(
     if vectors is not None and model is not None:
         made, directions, told = _projected(made, model, vectors, layers, unit)
         notes += told
-    read = (
-        f"{window.before} before it, then at most {window.length} of its own, never its last"
-        if len(lost) < len(made)
-        else ""
-    )
-    return Found(made, directions, read, notes)
+    return Found(made, directions, window.words if len(lost) < len(made) else "", notes)
 
 
 def _with_think(trace: Trace, model: ThinkingModel | None) -> Trace:

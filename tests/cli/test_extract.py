@@ -12,7 +12,10 @@ from tests.tiny import SENTENCES, tiny_traces
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def test_writes_vectors_and_figure_and_prints_a_table(run, model_folder, chains, tmp_path):
+def test_writes_vectors_and_figure_and_prints_a_table(
+    run, model_folder, chains, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "120")  # remarks on one line
     result = run("extract", "--model", model_folder, "--traces", chains)
     assert result.code == 0, result.err
     assert result.err == ""
@@ -238,12 +241,14 @@ def test_who_is_left_out_stands_in_the_table(run, model_folder, tmp_path) -> Non
     words += ["--choose-by", "auroc", "--no-figure"]
     result = run(*words)
     assert result.code == 0, result.err
-    assert "left out: no span has another" in result.out
+    # a remark is wrapped where it is long, and no number is cut short for it
+    assert "left out: no span has another" in " ".join(result.out.split())
+    assert "spans tasks norm" in " ".join(result.out.split()) and "…" not in result.out
     assert "backtracking is left out" in result.err
     result = run(*words, "--json", "--quiet")
     assert list(result.json["left_out"]) == ["backtracking"]
     shown = run("inspect", "out/vectors.safetensors")
-    assert "left out: no span has another" in shown.out
+    assert "left out: no span has another" in " ".join(shown.out.split())
     shown = run("inspect", "out/vectors.safetensors", "--behavior", "deduction")
     assert "left out" not in shown.out
     result = run(*words, "--behavior", "backtracking")

@@ -25,7 +25,8 @@ def rows_under(lines, heading):
     return [line.split() for line in lines[start:stop]]
 
 
-def test_shows_directions_cosines_and_intervals(run, vectors, tmp_path):
+def test_shows_directions_cosines_and_intervals(run, vectors, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "120")
     result = run("inspect", vectors)
     assert (result.code, result.err) == (0, "")
     known = sk.read_vectors(vectors)
@@ -60,7 +61,8 @@ def test_shows_directions_cosines_and_intervals(run, vectors, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is written unless asked for"
 
 
-def test_the_layer_and_behaviours_can_be_named(run, vectors):
+def test_the_layer_and_behaviours_can_be_named(run, vectors, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     result = run("inspect", vectors, "--layer", 0, "--behavior", "uncertainty", "--behavior")
     assert result.code == 2
     words = ["--layer", 0, "--behavior", "uncertainty", "--behavior", "backtracking"]

@@ -150,7 +150,7 @@ def test_the_page_knows_the_tokens_of_a_model(run, files, tmp_path, model_folder
     assert len(values["directions"]) == len(SENTENCES) and len(values["values"]) == 8
     other = run(*words, "--window", "0,2")
     assert other.code == 0
-    assert "0 before it, then at most 2" in (tmp_path / "page.html").read_text()
+    assert "at most 2 of its own" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

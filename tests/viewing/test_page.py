@@ -274,7 +274,7 @@ def test_a_span_is_chosen_by_a_click_and_found_in_the_window(open_page) -> None:
 
 def test_projections_lie_under_the_text_in_the_right_strength(open_page) -> None:
     model, traces = tiny_model(), tiny_traces(3)
-    view = sk.show(traces, model=model, vectors=[direction()])
+    view = sk.show(traces, model=model, vectors=[direction()], window=sk.Window(1, 10))
     run = open_page(view)
     colours = (
         "[...document.querySelectorAll('article:first-of-type i[data-t]')]"
