@@ -98,7 +98,8 @@ def markdown(content: Mapping[str, Any], table: pd.DataFrame) -> str:
         "",
         f"{said} {content['model']}, three behaviours, every candidate from the same chains and at "
         f"the same layers ({layers}), pushed at both signs on *select* tasks; made by "
-        "`make defaults`, which states the rule that was fixed beforehand.",
+        "`make defaults`, which states the rule that was fixed beforehand. Windows other than "
+        "1,10 became candidates after a look at 40 of the tasks.",
         "",
         f"## Screening on {tasks['screen']} tasks",
         "",
@@ -185,7 +186,8 @@ def draw(content: Mapping[str, Any], table: pd.DataFrame) -> Figure:
             f"{content['model']}, mean of three behaviours, both signs; {tasks['screen']} select "
             f"tasks for the screening, {tasks['final']} others for the best of it. Bars: 95 % "
             f"bootstrap over tasks. Equal length: {content['coefficient']:g} mean norms; equal "
-            "side effect: the same KL of the predictions on unsteered text. Bold: today's default."
+            "side effect: the same KL of the predictions on unsteered text. Bold: the default "
+            "until then."
         )
         figure.text(0.015, 0.065, textwrap.fill(text, width=128), fontsize=8, color=FAINT, va="top")
     return figure

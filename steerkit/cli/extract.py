@@ -54,8 +54,9 @@ _DESCRIPTION = """\
 Find a direction in the residual stream for every annotated behaviour, at every layer.
 
 The chains run through the model; a direction is the mean activation at a behaviour's
-spans (where: --window) minus what --contrast sets against it. Half of the tasks serve for this, a quarter
-for choosing a layer, and a quarter is never read, so that effects can be tested on it."""
+spans (where: --window) minus what --contrast sets against it. Half of the tasks serve
+for this, a quarter for choosing a layer, and a quarter is never read, so that effects
+can be tested on it."""
 
 _EPILOG = """\
 the table, all numbers at the suggested layer:
