@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help extract test format report pair defaults noise agreement layers published pairing real real-evaluation memory bench models data docs wheel clean
+.PHONY: help extract test format report pair defaults noise agreement layers published pairing real real-defaults real-evaluation memory bench models data docs wheel clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ pairing: $(READY) ## what noise shared between coefficients saves in tasks (5 mi
 
 real: $(READY) ## a real 1.5B model, from chains to steering, plain and with an adapter (60 minutes, 8 GB)
 	$(BIN)/python benchmarks/real.py
+
+real-defaults: $(READY) ## do the defaults hold on that model? (an hour, 8 GB)
+	$(BIN)/python benchmarks/real_defaults.py
 
 real-evaluation: $(READY) ## the evaluation of that model, plain and with the adapter (four hours, 8 GB)
 	$(BIN)/python benchmarks/real_evaluation.py

@@ -51,7 +51,7 @@ BEHAVIORS = ("uncertainty-estimation", "backtracking")
 COEFFICIENTS = (-0.4, -0.3, -0.2, 0.1, 0.2, 0.3, 0.5)
 
 
-def tasks_of(split: Split, vectors: sk.SteeringVectors) -> list[sk.Task]:
+def tasks_of(split: Split) -> list[sk.Task]:
     """The bundled tasks of a set, asked for an answer on a line of its own.
 
     The set is that of the task as it stands in its file; one of which a chain was read is left
@@ -92,9 +92,9 @@ def evaluated(
     made = sk.evaluate(
         model,
         vectors,
-        tasks_of("evaluate", vectors)[: options.tasks],
+        tasks_of("evaluate")[: options.tasks],
         traces=own_chains(),
-        select=tasks_of("select", vectors)[: options.select],
+        select=tasks_of("select")[: options.select],
         behaviors=options.behaviors,
         coefficients=options.coefficients,
         control_tasks=options.control_tasks,

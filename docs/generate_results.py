@@ -244,6 +244,7 @@ BLOCKS: dict[str, Callable[[Path], str | None]] = {
     "report": _report,
     "real_evaluation": _real_evaluation,
     "defaults": _defaults,
+    "real_defaults": lambda results: _text(results / "real_defaults.md"),
     "noise": _noise,
     "agreement": _agreement,
     "layers_smollm2": lambda results: _layers(results, "layers_smollm2"),
@@ -257,6 +258,7 @@ _QWEN = f"{_LAYERS}qwen2.5-coder-1.5b-instruct"
 MADE_BY = {name: f"make {name}" for name in BLOCKS} | {
     "figure": "make report",
     "real_evaluation": "make real-evaluation",
+    "real_defaults": "make real-defaults",
     "layers_smollm2": (
         f"{_LAYERS}smollm2-135m-instruct --layers 5,11,17,23,27 --count 3 --tokens 60 "
         "--chains 8 --step-chains 2 --read 128"
