@@ -311,7 +311,7 @@ def test_shuffled_labels_lose_what_two_sets_of_chains_share() -> None:
     model, traces = tiny_model(), tiny_traces(80)
     halves = traces[:40], traces[40:]
     first, second, twin = (
-        sk.extract(model, chains, contrast="within", select=Traces())
+        sk.extract(model, chains, contrast="within", window=sk.Window(1, 10), select=Traces())
         for chains in (*halves, sk.shuffle_labels(halves[0]))
     )
     assert twin.provenance["annotators"] == ["planted, labels shuffled within chains, seed 0"]

@@ -62,7 +62,7 @@ def test_a_planted_direction_is_recovered_at_every_layer(name: str) -> None:
 
 def test_directions_are_the_contrast_of_the_extract_tasks() -> None:
     model, traces = tiny_model(), tiny_traces(30)
-    vectors = sk.extract(model, traces, choose_by="auroc")
+    vectors = sk.extract(model, traces, contrast="rest", choose_by="auroc")
     used, kept = traces.split("extract"), traces.split("select")
     moments = collect(model, used)
     expected = contrast(moments, "rest").float()
@@ -244,7 +244,10 @@ def test_a_path_is_no_traces() -> None:
 def test_the_default_contrast_and_the_seed() -> None:
     model, traces = tiny_model(), tiny_traces(24)
     default = sk.extract(model, traces)
-    assert default.provenance["contrast"] == "rest"
+    assert default.provenance["contrast"] == "balanced"
+    assert default.provenance["window"] == {"before": 1, "length": 0}
+    fitted = sk.extract(model, traces, method="lda", behaviors="deduction")
+    assert fitted.provenance["contrast"] == "rest"  # it knows no other
     other = sk.extract(model, traces, seed=1)
     direction, again = default["deduction"], other["deduction"]
     assert torch.equal(direction.tensor, again.tensor)

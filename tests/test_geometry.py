@@ -73,7 +73,7 @@ def covered(low: np.ndarray, high: np.ndarray, truth: np.ndarray) -> float:
 
 def reliability(moments: list[Moments]) -> float:
     """The least of the split-half cosines of the labels, each the mean over some data sets."""
-    halves = [torch.stack(list(split_half(m).values())) for m in moments[:9]]
+    halves = [torch.stack(list(split_half(m, "rest").values())) for m in moments[:9]]
     return float(torch.cat(halves, dim=1).mean(dim=1).min())
 
 
@@ -94,7 +94,7 @@ SPECTRUM = np.arange(1, 65) ** -0.5 / np.sqrt((np.arange(1, 65) ** -1.0).mean())
 def test_intervals_cover_planted_cosines(width, tasks, noise, changes) -> None:
     data = planted(width, tasks, noise, data_sets=240, **changes)
     assert reliability(data) > 0.6
-    found = [cosines(m) for m in data]
+    found = [cosines(m, "rest") for m in data]
     truth = planted_means(width)[1][PAIRS]
     assert 0.92 <= covered(stacked(found, "low"), stacked(found, "high"), truth) <= 0.98
     # tight enough to say something
@@ -105,13 +105,13 @@ def test_intervals_cover_planted_cosines(width, tasks, noise, changes) -> None:
 def test_percentiles_of_replicates_and_uncorrected_intervals_would_not_cover() -> None:
     """Positive control: the same data sets, the two intervals that come to mind first."""
     data = planted(192, 60, 0.12, data_sets=200)
-    found = [cosines(m) for m in data]
+    found = [cosines(m, "rest") for m in data]
     truth = planted_means(192)[1][PAIRS]
     assert 0.92 <= covered(stacked(found, "low"), stacked(found, "high"), truth) <= 0.98
     drawn = []
     for moments in data:
         for i in range(2):
-            vectors = replicates(moments, i)[0][1:]
+            vectors = replicates(moments, i, "rest")[0][1:]
             units = vectors / vectors.norm(dim=-1, keepdim=True)
             drawn.append(torch.einsum("rid,rjd->rij", units, units).numpy()[:, *PAIRS])
     low, high = np.quantile(np.stack(drawn, axis=1), [0.025, 0.975], axis=0)
@@ -125,7 +125,7 @@ def test_percentiles_of_replicates_and_uncorrected_intervals_would_not_cover() -
 def test_intervals_of_unreliable_directions_are_wide_not_wrong() -> None:
     data = planted(64, 40, 4.0, data_sets=200)
     assert reliability(data) < 0.2
-    found = [cosines(m) for m in data]
+    found = [cosines(m, "rest") for m in data]
     truth = planted_means(64)[1][PAIRS]
     low, high = stacked(found, "low"), stacked(found, "high")
     assert covered(low, high, truth) >= 0.92
@@ -148,7 +148,7 @@ def test_ends_are_where_fieller_puts_them() -> None:
             for r in range(1 + REPLICATES)
         ]
     )  # [column, label, layer, d_model]
-    found = cosines(moments)
+    found = cosines(moments, "rest")
     for layer in range(2):
         for i, j in ((0, 1), (0, 2), (1, 2)):
             a, b = drawn[0, i, layer], drawn[0, j, layer]

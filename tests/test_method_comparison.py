@@ -20,7 +20,7 @@ def test_rows_are_those_of_single_extractions() -> None:
     combined = set(zip(table.method, table.contrast, strict=True))
     assert ("mass-mean", "overall") in combined and ("probe", "overall") not in combined
     for method in ("mean-difference", "mass-mean", "lda"):
-        vectors = sk.extract(model, traces, method=method, choose_by="auroc")
+        vectors = sk.extract(model, traces, method=method, contrast="rest", choose_by="auroc")
         for name, direction in vectors.items():
             row = table[
                 (table.method == method) & (table.contrast == "rest") & (table.behavior == name)
@@ -38,7 +38,8 @@ def test_windows_are_compared_with_the_first() -> None:
     model, _ = planted_model(400.0)
     traces = tiny_traces(40)
     windows = [sk.Window(1, 10), sk.Window(1, 0)]
-    table = sk.compare_methods(model, traces, methods=("mean-difference",), windows=windows)
+    only = {"methods": ("mean-difference",), "contrasts": ("balanced",)}
+    table = sk.compare_methods(model, traces, **only, windows=windows)
     assert set(table.window) == {"1,10", "1,0"}
     onset = sk.extract(model, traces, window=windows[1], choose_by="auroc")
     usual = sk.extract(model, traces, window=windows[0], choose_by="auroc")

@@ -34,7 +34,7 @@ def test_shows_directions_cosines_and_intervals(run, vectors, monkeypatch, tmp_p
     middle = layers[(len(layers) - 1) // 2]
     lines = result.out.splitlines()
     assert f"Cosines at layer {middle}, the middle one of those suggested:" in lines
-    assert "directions of tiny, contrast rest, layers 0 to 2" in lines[0]
+    assert "directions of tiny, contrast balanced, layers 0 to 2" in lines[0]
     for row, name in zip(rows_under(lines, "behaviour"), known, strict=True):
         assert row[0] == name and int(row[7]) == known[name].layer
     table = known.cosines(middle).set_index(["behavior_a", "behavior_b"])
@@ -84,7 +84,7 @@ def test_json_is_one_object_and_nothing_else(run, vectors):
     names += ["behaviors", "layer", "cosines", "lens"]
     assert list(found) == names
     assert (found["vectors"], found["figure"], found["lens"]) == (str(vectors), None, None)
-    assert (found["layer"], found["contrast"]) == (1, "rest")
+    assert (found["layer"], found["contrast"]) == (1, "balanced")
     assert [row["behavior"] for row in found["behaviors"]] == list(SENTENCES)
     table = sk.read_vectors(vectors).cosines(1).set_index(["behavior_a", "behavior_b"])
     assert len(found["cosines"]) == 10

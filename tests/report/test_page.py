@@ -184,7 +184,7 @@ def test_figures_and_tables_lie_beside_the_page(page, path, evaluation):
     assert (path.parent / "figures" / "dose_response.svg").is_file(), "all behaviours in one"
     written = pd.read_csv(path.parent / "verdicts.csv")
     assert list(written["behavior"]) == list(evaluation.verdicts["behavior"])
-    vectors = sk.read_vectors(evaluation.folder / "vectors.safetensors")
+    vectors = made_vectors(names=("backtracking", "uncertainty-estimation"), layer=2)
     for name, table in (("layers", vectors.layers_table()), ("cosines", vectors.cosines())):
         assert len(pd.read_csv(path.parent / f"{name}.csv")) == len(table) > 0
 
