@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,39 @@ if TYPE_CHECKING:
 
 PARSED, ZLIB, POINTS = 0.95, 0.9, 0.05
 """What fluent and free text may lose: see :func:`find_ranges`."""
-Measured = dict[str, Float64[np.ndarray, " task"]]
-"""By measure, its mean over the chains of every task; not a number where it is not known."""
+ByTask = Float64[np.ndarray, " task"]
 _ROUNDING = 1e-9
 FINEST = 1e-4
 """The smallest tolerance: coefficients are tried to four digits, and finer ones never settle."""
+
+
+def _nothing() -> ByTask:
+    return np.zeros(0)
+
+
+@dataclass
+class Measured:
+    """What was measured of the chains under one coefficient.
+
+    Attributes
+    ----------
+    closed, repeated, accuracy:
+        By task, means over its chains; an accuracy that nobody can check is no number.
+    known, sentences:
+        By task, sentences that the annotator knows, of how many; ``None`` without one.
+    texts:
+        The responses, task by task.
+    """
+
+    closed: ByTask = field(default_factory=_nothing)
+    repeated: ByTask = field(default_factory=_nothing)
+    accuracy: ByTask = field(default_factory=_nothing)
+    known: ByTask | None = None
+    sentences: ByTask | None = None
+    texts: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
 
 
 class Range(NamedTuple):
@@ -54,8 +82,9 @@ class Ranges:
     free:
         Those between which accuracy stays as well; ``None`` where no answer can be checked.
     table:
-        One row a coefficient that was tried, 0 among them: ``closed``, ``parsed``, ``zlib``,
-        ``repeated``, ``accuracy`` (missing where not measured), ``fluent``, ``free``.
+        One row a coefficient that was tried, 0 among them: ``closed``, ``parsed``, ``zlib`` (over
+        the unsteered one, at equal length), ``repeated``, ``accuracy`` (missing where not
+        measured), ``fluent``, ``free``.
     annotator:
         Who told which sentences are known; empty where nobody did.
     """
@@ -82,7 +111,8 @@ def find_ranges(
     A coefficient is *fluent* when, over the tasks, at most 5 points fewer chains close than
     unsteered, at least 95 % of the sentences are ones that the annotator knows (or, where it
     knows fewer of the unsteered ones, at most 5 points fewer than of those), the zlib ratio is
-    at least 0.9 of the unsteered one, and at most 5 points more sentences are repeated. It is
+    at least 0.9 of the unsteered one, both over as much text as the shorter of the two chains of a
+    task has (long texts compress better), and at most 5 points more sentences are repeated. It is
     *free* when accuracy is at most 5 points below the unsteered one as well. Instead of 5 points
     it is one standard error of the difference, paired by task, where that is more: else chance
     would set the border where few tasks are had or half of the chains are cut off. Every side is
@@ -100,9 +130,9 @@ def find_ranges(
         Who tells which sentences are known: a name, a file, an annotator or a function
         (:func:`steerkit.annotation.labeller`).
     unsteered:
-        By measure and task, what was measured on unsteered chains of the same model, tasks,
-        annotator and options: taken where it holds something, filled where it is empty, so that
-        several directions can share it.
+        What was measured on unsteered chains of the same model, tasks, annotator and options:
+        taken where it holds something, filled where it is empty, so that several directions can
+        share it.
     options:
         Of :func:`steerkit.generation.generate`.
 
@@ -145,15 +175,16 @@ def find_ranges(
     def note(coefficient: float) -> None:
         found, base = measured[coefficient], measured[0.0]
         fluent = _fluent(found, base)
-        free = fluent and not _falls(found["accuracy"], base["accuracy"])
-        tried[coefficient] = _means(found) | {"fluent": fluent, "free": free}
+        free = fluent and not _falls(found.accuracy, base.accuracy)
+        tried[coefficient] = _numbers(found, base) | {"fluent": fluent, "free": free}
 
     if unsteered:
-        measured[0.0] = dict(unsteered)
+        measured[0.0] = unsteered
         note(0.0)
     run([0.0])
     if unsteered is not None:
-        unsteered.update(measured[0.0])
+        for each in fields(Measured):
+            setattr(unsteered, each.name, getattr(measured[0.0], each.name))
     run([-limit, limit])
     fluent = _bisected(run, tried, "fluent", {-1: limit, 1: limit}, tolerance)
     free = None
@@ -192,52 +223,68 @@ def _measures(
     gold: dict[str, Task],
     tasks: int,
 ) -> Measured:
-    """By task; ``known`` and ``sentences`` count what the annotator knows, of how many."""
     nan = float("nan")
+
+    def by_task(values: Sequence[float]) -> ByTask:
+        # the samples of a task stand side by side
+        return np.array(values, dtype=float).reshape(tasks, -1).mean(axis=1)
+
     right = [correct(trace, gold.get(trace.task_id)) for trace in traces]
-    rows: dict[str, list[float]] = {
-        "closed": [trace.closed for trace in traces],
-        "zlib": [zlib_ratio(trace.response) for trace in traces],
-        "repeated": [repeated_sentences(trace.response) for trace in traces],
-        "accuracy": [nan if answer is None else answer for answer in right],
-    }
+    found = Measured(
+        by_task([trace.closed for trace in traces]),
+        by_task([repeated_sentences(trace.response) for trace in traces]),
+        by_task([nan if answer is None else answer for answer in right]),
+        texts=[trace.response for trace in traces],
+    )
     if labelled is not None:
         labels = [[span.label for span in trace.spans] for trace in labelled]
-        rows["known"] = [len(found) - found.count(UNPARSED) for found in labels]
-        rows["sentences"] = [len(found) for found in labels]
-    # the samples of a task stand side by side
-    by_task = {name: np.array(row, dtype=float).reshape(tasks, -1) for name, row in rows.items()}
-    return {name: row.mean(axis=1) for name, row in by_task.items()}
+        found.known = by_task([len(one) - one.count(UNPARSED) for one in labels])
+        found.sentences = by_task([len(one) for one in labels])
+    return found
 
 
-def _means(measured: Measured) -> dict[str, float]:
-    """Over the tasks; ``parsed`` is the share of all sentences that the annotator knows."""
-    found = {name: _mean(measured[name]) for name in ("closed", "zlib", "repeated", "accuracy")}
+def _numbers(found: Measured, base: Measured) -> dict[str, float]:
+    """Means over the tasks; ``parsed`` is the share of all sentences that the annotator knows."""
     parsed = float("nan")
-    if "sentences" in measured:
-        sentences = measured["sentences"].sum()
-        parsed = float(measured["known"].sum() / sentences) if sentences else 0.0
-    return {"closed": found["closed"], "parsed": parsed} | found
+    if found.known is not None and found.sentences is not None:
+        sentences = found.sentences.sum()
+        parsed = float(found.known.sum() / sentences) if sentences else 0.0
+    return {
+        "closed": _mean(found.closed),
+        "parsed": parsed,
+        "zlib": _compressed(found.texts, base.texts),
+        "repeated": _mean(found.repeated),
+        "accuracy": _mean(found.accuracy),
+    }
+
+
+def _compressed(found: Sequence[str], base: Sequence[str]) -> float:
+    """Mean zlib ratio over that of the unsteered chains, pair by pair over equal lengths."""
+    ratios = []
+    for text, other in zip(found, base, strict=True):
+        common = min(len(text), len(other))
+        ratios.append((zlib_ratio(text[:common]), zlib_ratio(other[:common])))
+    return float(np.divide(*np.mean(ratios, axis=0)))
 
 
 def _fluent(found: Measured, base: Measured) -> bool:
-    now, before = _means(found), _means(base)
+    now, before = _numbers(found, base), _numbers(base, base)
     parsed = PARSED if before["parsed"] >= PARSED else before["parsed"] - POINTS
     return bool(
-        not _falls(found["closed"], base["closed"])
+        not _falls(found.closed, base.closed)
         and not now["parsed"] < parsed
-        and now["zlib"] >= ZLIB * before["zlib"]
-        and not _falls(-found["repeated"], -base["repeated"])
+        and now["zlib"] >= ZLIB
+        and not _falls(-found.repeated, -base.repeated)
     )
 
 
-def _falls(found: Float64[np.ndarray, " task"], base: Float64[np.ndarray, " task"]) -> bool:
+def _falls(found: ByTask, base: ByTask) -> bool:
     """Whether a share is lower by more than 5 points and more than a standard error."""
     lost = (base - found)[~np.isnan(base - found)]
     error = lost.std(ddof=1) / np.sqrt(len(lost)) if len(lost) > 1 else 0.0
     return bool(len(lost) and lost.mean() > max(POINTS, error) + _ROUNDING)
 
 
-def _mean(values: Float64[np.ndarray, " task"]) -> float:
+def _mean(values: ByTask) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

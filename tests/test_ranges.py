@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import steerkit as sk
-from steerkit.ranges import Measured, Range, _falls, _fluent, find_ranges
+from steerkit.ranges import Measured, Range, _compressed, _falls, _fluent, find_ranges
+from steerkit.repetition import zlib_ratio
 from steerkit.tasks import Task
 from steerkit.traces import Trace, Traces
 from tests.test_steering import direction
@@ -78,12 +79,28 @@ def test_generation_outside_the_fluent_range_warns(caplog) -> None:
 )
 def test_an_annotator_that_abstains_leaves_room(base: float, found: float, fluent: bool) -> None:
     def measured(parsed: float | None) -> Measured:
-        counts = [] if parsed is None else [("known", 100 * parsed), ("sentences", 100.0)]
-        whole = [("closed", 1.0), ("zlib", 0.5), ("repeated", 0.0), ("accuracy", 1.0)]
-        return {name: np.full(4, value) for name, value in [*whole, *counts]}
+        ones, texts = np.ones(4), ["a b"] * 4
+        counts = (None, None) if parsed is None else (100 * parsed * ones, 100 * ones)
+        return Measured(ones, 0 * ones, ones, *counts, texts)
 
     assert _fluent(measured(found), measured(base)) is fluent
     assert _fluent(measured(None), measured(None))  # nobody who could tell
+
+
+def test_longer_text_is_not_taken_for_repetitive_text() -> None:
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 5)) for _ in range(200)]
+
+    def texts(length: int, of: int) -> list[str]:
+        return [" ".join(rng.choice(words[:of], length)) for _ in range(8)]
+
+    short, long, circling = texts(60, 200), texts(240, 200), texts(240, 12)
+    # whole, the long ones would be below 0.9 of the short ones
+    assert np.mean([zlib_ratio(t) for t in long]) < 0.9 * np.mean([zlib_ratio(t) for t in short])
+    assert _compressed(long, short) == pytest.approx(1.0, abs=0.05)
+    assert _compressed(circling, short) < 0.7  # positive control
+    assert _compressed(short, circling) > 1.2
+    assert _compressed(short, short) == 1.0
 
 
 @pytest.mark.parametrize(
