@@ -29,8 +29,9 @@ from steerkit.files import write_text_atomic
 
 RESULTS = Path(__file__).parent / "results"
 OUT = Path("out") / "report"
+BATCH = 480
 BEHAVIORS = ("uncertainty-estimation", "example-testing", "backtracking")
-COEFFICIENTS = (-0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+COEFFICIENTS = (-0.6, -0.5, -0.4, -0.3, -0.25, -0.2, -0.1, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
 
 def claims_table(made: Evaluation, annotator: str) -> str:
@@ -156,6 +157,7 @@ def run(options: argparse.Namespace) -> Evaluation:
         behaviors=BEHAVIORS,
         coefficients=COEFFICIENTS,
         out=OUT,
+        batch_size=BATCH,
         command="make report",
         tell=tell,
         **settings,

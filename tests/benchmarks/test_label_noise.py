@@ -46,7 +46,7 @@ def read_chains(tmp_path_factory):
     again, stored = read_means(model, traces, "rest", folder)  # read, not made
     torch.testing.assert_close(again.means, read.means, rtol=0, atol=0)
     assert again.spans == read.spans and again.names == read.names
-    for name, direction in sk.extract(model, traces).items():
+    for name, direction in sk.extract(model, traces, contrast="rest").items():
         torch.testing.assert_close(vectors[name].tensor, direction.tensor)
         assert stored[name].layer == vectors[name].layer is not None
     return model, traces.split("extract"), again

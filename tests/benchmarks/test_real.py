@@ -126,7 +126,14 @@ def test_two_sets_of_chains_are_compared_by_behaviour(monkeypatch) -> None:
     monkeypatch.setattr(real_directions, "LAYER", 1)
     model = tiny_model()
     one, two = (
-        sk.extract(model, tiny_traces(40, seed=seed), select=sk.Traces()) for seed in (0, 1)
+        sk.extract(
+            model,
+            tiny_traces(40, seed=seed),
+            contrast="rest",
+            window=sk.Window(1, 10),
+            select=sk.Traces(),
+        )
+        for seed in (0, 1)
     )
     found = real_directions.between_chains(one, two)
     for label, row in found["directions"].items():
