@@ -46,10 +46,10 @@ from steerkit.resources import bundled_adapters
 RESULTS = Path(__file__).parent / "results"
 KINDS = (
     ("rest", "1,10"),
+    ("balanced", "1,0"),
+    ("rest", "1,0"),
     ("overall", "1,10"),
     ("balanced", "1,10"),
-    ("rest", "1,0"),
-    ("balanced", "1,0"),
 )
 """Contrasts and windows, the more telling first: a run may be stopped early."""
 ANNOTATORS = ("classifier", "rules")
@@ -219,9 +219,11 @@ def written(options: argparse.Namespace, state: Path) -> pd.DataFrame:
     model = sk.load(folder, adapter=adapter, dtype="auto", device="cpu")
     tasks = tasks_of("select")[: options.tasks]
     pushes: dict[Key, sk.Term | None] = {PLAIN: None}
-    for (contrast, window, behavior, _), direction in found.items():
-        for sign in (-1, 1):
-            pushes[contrast, window, behavior, sign] = sign * options.coefficient * direction
+    for kind in KINDS:
+        for behavior in BEHAVIORS:
+            for sign in (-1, 1):
+                term = sign * options.coefficient * found[*kind, behavior, 1]
+                pushes[*kind, behavior, sign] = term
     paths = {key: state / f"{'-'.join(map(str, key))}.csv" for key in pushes}
     missing = [key for key, path in paths.items() if not path.is_file()]
     started, size = time.perf_counter(), max(options.batch_size // len(tasks), 1)
