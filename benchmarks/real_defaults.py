@@ -206,6 +206,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="chains side by side")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run did")
     parser.add_argument("--report", action="store_true", help="only write the page again")
+    parser.add_argument(
+        "--done", action="store_true", help="write no more chains, and the page of those there are"
+    )
     return parser.parse_args(words)
 
 
@@ -225,7 +228,7 @@ def written(options: argparse.Namespace, state: Path) -> pd.DataFrame:
                 term = sign * options.coefficient * found[*kind, behavior, 1]
                 pushes[*kind, behavior, sign] = term
     paths = {key: state / f"{'-'.join(map(str, key))}.csv" for key in pushes}
-    missing = [key for key, path in paths.items() if not path.is_file()]
+    missing = [] if options.done else [key for key in paths if not paths[key].is_file()]
     started, size = time.perf_counter(), max(options.batch_size // len(tasks), 1)
     for first in range(0, len(missing), size):
         part = missing[first : first + size]
@@ -243,7 +246,8 @@ def written(options: argparse.Namespace, state: Path) -> pd.DataFrame:
         seconds = time.perf_counter() - started
         done = first + len(part)
         print(f"{done} of {len(missing)} conditions, {seconds:.0f} s", file=sys.stderr)
-    return pd.concat([pd.read_csv(path) for path in paths.values()], ignore_index=True)
+    there = [path for path in paths.values() if path.is_file()]
+    return pd.concat([pd.read_csv(path) for path in there], ignore_index=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
