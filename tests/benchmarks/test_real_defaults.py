@@ -10,6 +10,7 @@ from real_defaults import ANNOTATORS, BEHAVIORS, KINDS, PLAIN, compared, counted
 import steerkit as sk
 from tests.tiny import tiny_traces
 
+ONSET = ("rest", "1,0")
 CONTENT = {
     "model": "m",
     "layer": 17,
@@ -40,11 +41,11 @@ def planted(pushes: dict[tuple[str, str], float]) -> pd.DataFrame:
 
 
 def test_swings_are_what_was_planted() -> None:
-    table = compared(planted({KINDS[0]: 0.5, KINDS[3]: 0.0}))
+    table = compared(planted({KINDS[0]: 0.5, ONSET: 0.0}))
     found = table[table["behavior"] == "both"].set_index(["annotator", "contrast", "window"])
     assert len(table) == 2 * 2 * 3, "what was not run has no row"
     for annotator in ANNOTATORS:
-        pushed, idle = (found.loc[(annotator, *kind)] for kind in (KINDS[0], KINDS[3]))
+        pushed, idle = (found.loc[(annotator, *kind)] for kind in (KINDS[0], ONSET))
         assert pushed["swing"] == pytest.approx(1.0, abs=0.15)
         assert pushed["low"] < 1.0 < pushed["high"] and pushed["low"] > 0
         assert abs(idle["swing"]) < 0.2 < 0.5 < pushed["low"]
@@ -54,7 +55,7 @@ def test_swings_are_what_was_planted() -> None:
 
 
 def test_the_page_has_a_line_a_kind_and_annotator() -> None:
-    page = markdown(CONTENT, planted({KINDS[0]: 0.5, KINDS[3]: 0.0}))
+    page = markdown(CONTENT, planted({KINDS[0]: 0.5, ONSET: 0.0}))
     assert page.count("| `rest, 1,10` |") == page.count("| `rest, 1,0` |") == len(ANNOTATORS)
     assert "Unsteered, 100 % of the chains close" in page and "nan" not in page
 
