@@ -12,18 +12,12 @@ from steerkit.moments import Moments
 from steerkit.provenance import chain_facts, model_facts
 
 
-def bare_vectors(
-    model: sk.ThinkingModel, moments: Moments, traces: Iterable[sk.Trace], contrast: str
-) -> sk.SteeringVectors:
-    """Differences of means of every behaviour, at the layers that ``gradient`` chooses.
-
-    ``moments`` are of the chains of *extract* tasks in ``traces``; layers are chosen on those of
-    *select* tasks. No reliability and no AUROC: one pass less than an extraction takes.
-    """
-    traces = sk.Traces(traces)
-    used, kept = traces.split("extract"), traces.split("select")
+def mean_differences(
+    model: sk.ThinkingModel, moments: Moments, contrast: str
+) -> dict[str, sk.Direction]:
+    """Differences of means of every behaviour, without a layer."""
     raw = contrast_of(moments, contrast).float()
-    directions = {
+    return {
         name: sk.Direction(
             behavior=name,
             tensor=raw[i].contiguous(),
@@ -37,6 +31,19 @@ def bare_vectors(
         )
         for i, name in enumerate(moments.labels)
     }
+
+
+def bare_vectors(
+    model: sk.ThinkingModel, moments: Moments, traces: Iterable[sk.Trace], contrast: str
+) -> sk.SteeringVectors:
+    """Differences of means of every behaviour, at the layers that ``gradient`` chooses.
+
+    ``moments`` are of the chains of *extract* tasks in ``traces``; layers are chosen on those of
+    *select* tasks. No reliability and no AUROC: one pass less than an extraction takes.
+    """
+    traces = sk.Traces(traces)
+    used, kept = traces.split("extract"), traces.split("select")
+    directions = mean_differences(model, moments, contrast)
     facts = {**model_facts(model), **chain_facts(used, kept), "contrast": contrast}
     vectors = sk.SteeringVectors(directions, facts)
     scores = score_layers(model, vectors, kept, scores=("gradient",))

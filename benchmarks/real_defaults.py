@@ -23,11 +23,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import real_model
+from bare_vectors import mean_differences
 from pushes import drawn_rate, task_weights
 from real_directions import own_chains
 from real_evaluation import BEHAVIORS, THINK, tasks_of
@@ -37,7 +39,6 @@ from resumable import open_state, progress
 
 import steerkit as sk
 from steerkit.adapters import Adapter
-from steerkit.directions import contrast as contrast_of
 from steerkit.errors import SteerkitError
 from steerkit.files import write_text_atomic
 from steerkit.repetition import zlib_ratio
@@ -77,21 +78,8 @@ def directions(model: sk.ThinkingModel, chains: sk.Traces, state: Path) -> dict[
 
 
 def _vectors(model: sk.ThinkingModel, moments: sk.Moments, contrast: str) -> sk.SteeringVectors:
-    raw = contrast_of(moments, contrast).float()
-    made = {}
-    for name in BEHAVIORS:
-        i = moments.labels.index(name)
-        made[name] = sk.Direction(
-            behavior=name,
-            tensor=raw[i].contiguous(),
-            layers=moments.layers,
-            mean_norm=moments.mean_norm.float(),
-            norm_of_mean=moments.norm_of_mean.float(),
-            layer=LAYER,
-            spans=int(moments.counts[0, i]),
-            tasks=len(moments.tasks[name]),
-            n_layers=model.n_layers,
-        )
+    found = mean_differences(model, moments, contrast)
+    made = {name: replace(found[name], layer=LAYER) for name in BEHAVIORS}
     return sk.SteeringVectors(made, {"contrast": contrast})
 
 

@@ -124,7 +124,7 @@ def keep(made: Evaluation, results: Path = RESULTS) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tasks", type=int, default=240, help="held-out tasks, 400 at most")
-    parser.add_argument("--control-tasks", type=int, default=120, help="tasks of the controls")
+    parser.add_argument("--control-tasks", type=int, default=60, help="tasks of the controls")
     parser.add_argument("--controls", type=int, default=39, help="directions of either kind")
     parser.add_argument("--report", action="store_true", help="only write the page again")
     options = parser.parse_args()
